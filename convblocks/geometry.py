@@ -1,7 +1,7 @@
 """Integer arithmetic of convolution along one axis: sizes, paddings, dilations and coverage.
 
-Every function takes and returns whole numbers, raises ValueError where there is no answer, and needs no torch. A block with
-two axes asks once an axis. `padding` is one int for both ends of the axis, or a pair `(before, after)`.
+Every function takes and returns whole numbers, raises ValueError where there is no answer, and needs no torch. A block
+with two axes asks once an axis. `padding` is one int for both ends of the axis, or a pair `(before, after)`.
 
 Source: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning", 2016 (arXiv:1603.07285).
 """
@@ -55,7 +55,9 @@ def effective_kernel_size(kernel_size: int, dilation: int = 1) -> int:
 def output_size(
     size: int, kernel_size: int, stride: int = 1, padding: int | tuple[int, int] = 0, dilation: int = 1
 ) -> int:
-    """Return the output size of a convolution: `floor((size + before + after - dilation * (kernel_size - 1) - 1) / stride) + 1`.
+    """Return the output size of a convolution.
+
+    `floor((size + before + after - dilation * (kernel_size - 1) - 1) / stride) + 1`
 
     Raises:
         ValueError: the dilated kernel is larger than the padded input.
@@ -113,8 +115,8 @@ def solve_dilation(
 ) -> int:
     """Return the smallest dilation that turns `input_size` into `output_size`.
 
-    Without stride and padding it is `(input_size - output_size) / (kernel_size - 1)`; a stride leaves a range, of which the
-    smallest dilation leaves the fewest gaps.
+    Without stride and padding it is `(input_size - output_size) / (kernel_size - 1)`; a stride leaves a range, of
+    which the smallest dilation leaves the fewest gaps.
 
     Raises:
         ValueError: no whole dilation >= 1 does it; the message names the nearest sizes that can be had.
@@ -188,8 +190,8 @@ def coverage(
         >>> coverage([1, 1, 1, 8]).ratio < 1
         True
 
-    Source: P. Wang et al., "Understanding convolution for semantic segmentation", 2018 (arXiv:1702.08502), names the gaps
-    gridding; their rule of thumb for rates is not exact, so the pixels are counted here.
+    Source: P. Wang et al., "Understanding convolution for semantic segmentation", 2018 (arXiv:1702.08502), names the
+    gaps gridding; their rule of thumb for rates is not exact, so the pixels are counted here.
     """
     layers = len(dilations)
     if layers == 0:

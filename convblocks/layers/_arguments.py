@@ -1,4 +1,4 @@
-"""What the blocks accept, and the errors for what they do not: every message names the argument, its value and what would fit."""
+"""What the blocks accept. Every error names the argument, its value and what would fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from torch import nn
 
@@ -42,9 +42,15 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> None:
 
 def probability(name: str, value: float) -> float:
     """Return `value` where it is a probability below 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    number = cast("object", value)  # callers without a type checker
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1:
         raise ValueError(f"{name} must be a probability in [0, 1), got {value!r}")
-    return float(value)
+    return float(number)
+
+
+def is_module(value: object) -> bool:
+    """Tell whether `value` is a module, whatever its annotation promised."""
+    return isinstance(value, nn.Module)
 
 
 def flag(name: str, value: object) -> None:

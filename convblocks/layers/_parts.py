@@ -20,6 +20,7 @@ from convblocks.layers._arguments import (
     choice,
     flag,
     grouping,
+    is_module,
     pair,
     sides,
 )
@@ -52,6 +53,13 @@ class Chain(nn.Sequential):
             return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
         return super().__getitem__(idx)
 
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
+        """Apply the children in their order to (N, in_channels, H, W)."""
+        x = input
+        for part in self:
+            x = part(x)
+        return x
+
     def extra_repr(self) -> str:
         """Show the arguments that differ from their defaults."""
         return self._shown
@@ -60,9 +68,9 @@ class Chain(nn.Sequential):
 class LayerNorm2d(nn.LayerNorm):
     """`nn.LayerNorm` over the channels of (N, C, H, W), one mean and variance a pixel."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.LayerNorm)
         """Normalise (N, C, H, W) over C."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def convolution(
@@ -140,8 +148,11 @@ def norm(
             raise ValueError("norm_layer=GroupNorm needs a number of groups: functools.partial(nn.GroupNorm, 8)")
         return _build("norm_layer", norm_layer, (), {"num_channels": channels}, device, dtype)
     if base is nn.LayerNorm:
-        given = norm_layer.keywords if isinstance(norm_layer, functools.partial) else {}
-        return _build("norm_layer", LayerNorm2d, (channels,), given, device, dtype)
+        if isinstance(norm_layer, functools.partial):
+            if norm_layer.args:
+                raise ValueError(f"norm_layer=LayerNorm takes its shape from the channels, got {norm_layer!r}")
+            return _build("norm_layer", LayerNorm2d, (channels,), norm_layer.keywords, device, dtype)
+        return _build("norm_layer", LayerNorm2d, (channels,), {}, device, dtype)
     return _build("norm_layer", norm_layer, (channels,), {}, device, dtype)
 
 
@@ -173,10 +184,13 @@ def _build(
     except (TypeError, ValueError) as error:
         label = getattr(base, "__name__", repr(base))
         raise ValueError(f"{name}={label} cannot be built with {args or dict(keywords)}: {error}") from error
-    if not isinstance(layer, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]  (callers without a type checker)
+    if not is_module(layer):
         raise ValueError(f"{name} must build an nn.Module, got {type(layer).__name__} from {factory!r}")
-    left = {key: value for key, value in placement.items() if key not in accepted and value is not None}
-    return layer.to(**left) if left else layer
+    if "device" not in accepted and device is not None:
+        layer = layer.to(device=device)
+    if "dtype" not in accepted and dtype is not None:
+        layer = layer.to(dtype=dtype)
+    return layer
 
 
 def stochastic_depth(x: Tensor, drop_path: float, training: bool) -> Tensor:

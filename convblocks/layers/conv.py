@@ -31,17 +31,19 @@ class ConvNormAct(Chain):
         groups: as in `nn.Conv2d`; must divide both channel counts.
         bias: True, False, or None: a bias unless a norm follows the convolution.
         padding_mode: `"zeros"`, `"reflect"`, `"replicate"` or `"circular"`.
-        norm_layer: a class, a `functools.partial` or None: `nn.BatchNorm2d`, `partial(nn.GroupNorm, 8)`, or `nn.LayerNorm`,
-            which normalises over channels.
+        norm_layer: a class, a `functools.partial` or None: `nn.BatchNorm2d`, `partial(nn.GroupNorm, 8)`, or
+            `nn.LayerNorm`, which normalises over channels.
         act_layer: a class, a `functools.partial` or None.
-        order: the parts in their order, joined by "-": "conv" and any of "norm", "act", "drop". What it leaves out is absent.
+        order: the parts in their order, joined by "-": "conv" and any of "norm", "act", "drop". What it leaves out is
+            absent.
         dropout: probability that an element is zeroed in training.
         device: where the parameters live.
         dtype: type of the parameters.
 
     Shape:
         - Input: (N, in_channels, H, W)
-        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) / stride) + 1
+        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) /
+          stride) + 1
 
     Raises:
         ValueError: an argument is out of its range, or `dropout` has no place in `order`.

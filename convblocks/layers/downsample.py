@@ -42,8 +42,8 @@ class DilatedDownsample(Chain):
     dilated depthwise k x k -> [between] -> pointwise 1 x 1 -> norm -> act -> drop   (separable=True)
     ```
 
-    A dilated kernel reads few of the pixels it spans: with stride and dilation both 2 it sees every other row and column
-    only. Let an ordinary convolution stand before it, whose outputs have seen their neighbours;
+    A dilated kernel reads few of the pixels it spans: with stride and dilation both 2 it sees every other row and
+    column only. Let an ordinary convolution stand before it, whose outputs have seen their neighbours;
     `convblocks.geometry.coverage` counts what a stack of layers leaves out.
 
     Args:
@@ -53,7 +53,8 @@ class DilatedDownsample(Chain):
         stride: likewise.
         padding: an integer or pair as in `nn.Conv2d`; `"same"` for an output of ceil(n / stride); `"valid"` for none.
         dilation: distance between the taps of the kernel.
-        groups: as in `nn.Conv2d`, of the dense form; `groups=in_channels` is a depthwise convolution without a pointwise one.
+        groups: as in `nn.Conv2d`, of the dense form; `groups=in_channels` is a depthwise convolution without a
+            pointwise one.
         bias: True, False, or None: no bias where a norm follows.
         padding_mode: `"zeros"`, `"reflect"`, `"replicate"` or `"circular"`.
         separable: a depthwise convolution and a pointwise one in the place of the dense kernel.
@@ -67,11 +68,12 @@ class DilatedDownsample(Chain):
 
     Shape:
         - Input: (N, in_channels, H, W)
-        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) / stride) + 1
+        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) /
+          stride) + 1
 
     Raises:
-        ValueError: an argument is out of its range, the arguments do not make the map smaller along both axes, or `between`
-            or `groups` is given to the form that has no use for it.
+        ValueError: an argument is out of its range, the arguments do not make the map smaller along both axes, or
+            `between` or `groups` is given to the form that has no use for it.
 
     Example:
         >>> DilatedDownsample(16, 32)(torch.zeros(1, 16, 32, 32)).shape
@@ -178,10 +180,10 @@ class DilatedDownsample(Chain):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        """Build the block whose dilation turns `input_size` into `output_size`; the smallest such dilation along each axis.
+        """Build the block whose dilation turns `input_size` into `output_size`.
 
-        The block then fits that input size: without a stride, another input loses the same number of pixels, not the same
-        share.
+        It takes the smallest such dilation along each axis, and fits that input size: without a stride, another input
+        loses the same number of pixels, not the same share.
 
         Args:
             in_channels: as in the class, and so are the others that are not listed here.

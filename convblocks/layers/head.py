@@ -39,8 +39,8 @@ class GAPHead(Chain):
         - Output: (N, num_classes)
 
     Raises:
-        ValueError: an argument is out of its range, `classifier=None` with `in_channels != num_classes`, or a hidden layer
-            without a classifier.
+        ValueError: an argument is out of its range, `classifier=None` with `in_channels != num_classes`, or a hidden
+            layer without a classifier.
 
     Example:
         >>> GAPHead(96, 10)(torch.zeros(2, 96, 4, 4)).shape

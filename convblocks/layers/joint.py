@@ -17,17 +17,19 @@ class JointDilatedDepthwise(Chain):
     """A dilated convolution looks far, a depthwise separable one after it widens the channels cheaply.
 
     ```
-    dilated k x k -> norm -> act -> drop -> depthwise -> [between: norm -> act] -> pointwise 1 x 1 -> [after: norm -> act -> drop]
+    dilated k x k -> norm -> act -> drop
+        -> depthwise k x k -> [between: norm -> act] -> pointwise 1 x 1 -> [after: norm -> act -> drop]
     ```
 
-    The paper leaves the dilation rates and the places of the norms open; the defaults here are this library's choice. Against
-    a dense k x k in the place of the separable part, with 64 channels in the middle and 128 out, it saves
+    The paper leaves the dilation rates and the places of the norms open; the defaults here are this library's choice.
+    Against a dense k x k in the place of the separable part, with 64 channels in the middle and 128 out, it saves
     9 * 64 * 128 - (9 * 64 + 64 * 128) = 64,960 parameters.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: of the dilated convolution, and so are `stride`, `padding` and `dilation`: one integer or (height, width).
+        kernel_size: of the dilated convolution, and so are `stride`, `padding` and `dilation`: one integer or (height,
+            width).
         stride: likewise.
         padding: an integer or pair as in `nn.Conv2d`; `"same"` for an output of ceil(n / stride); `"valid"` for none.
         dilation: distance between the taps of the kernel.
@@ -49,8 +51,8 @@ class JointDilatedDepthwise(Chain):
 
     Shape:
         - Input: (N, in_channels, H, W)
-        - Output: (N, out_channels, H', W'), the formula of `nn.Conv2d` applied for the dilated convolution and then for the
-          depthwise one
+        - Output: (N, out_channels, H', W'), the formula of `nn.Conv2d` applied for the dilated convolution and then
+          for the depthwise one
 
     Raises:
         ValueError: an argument is out of its range, or `dropout` has no place.
@@ -60,8 +62,8 @@ class JointDilatedDepthwise(Chain):
         >>> block(torch.zeros(1, 32, 8, 8)).shape
         torch.Size([1, 128, 4, 4])
 
-    Source: W. Sun, X. Zhang and X. He, "Lightweight image classifier using dilated and depthwise separable convolutions",
-        Journal of Cloud Computing 9:55, 2020.
+    Source: W. Sun, X. Zhang and X. He, "Lightweight image classifier using dilated and depthwise separable
+        convolutions", Journal of Cloud Computing 9:55, 2020.
     """
 
     dilated: ConvNormAct

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from convblocks.layers._arguments import probability
+from convblocks.layers._arguments import is_module, probability
 from convblocks.layers._parts import stochastic_depth
 
 
@@ -20,8 +20,8 @@ class Residual(nn.Module):
         - Output: the same shape
 
     Raises:
-        ValueError: `fn` is no module or `drop_path` no probability; in forward, the shapes differ (torch would broadcast some of
-            them in silence).
+        ValueError: `fn` is no module or `drop_path` no probability; in forward, the shapes differ (torch would
+            broadcast some of them in silence).
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ class Residual(nn.Module):
 
     def __init__(self, fn: nn.Module, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        if not isinstance(fn, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]  (callers without a type checker)
+        if not is_module(fn):
             raise ValueError(f"fn must be an nn.Module, got {fn!r}")
         self.drop_path = probability("drop_path", drop_path)
         self.fn = fn

@@ -28,7 +28,7 @@ class DepthwiseSeparableConv(Chain):
     """A depthwise convolution and a pointwise one, with a choice of what stands between and after them.
 
     ```
-    depthwise k x k -> [between: norm -> act] -> pointwise 1 x 1 -> [after: norm -> act -> drop]   (+ input, if residual)
+    depthwise k x k -> [between: norm -> act] -> pointwise 1 x 1 -> [after: norm -> act -> drop]   (+ input: residual)
     ```
 
     `between` and `after` name their parts in order, joined by "-"; "" is nothing. Placements in use:
@@ -46,7 +46,8 @@ class DepthwiseSeparableConv(Chain):
         out_channels: channels of the output.
         kernel_size: of the depthwise convolution: one integer or (height, width); 1 is allowed.
         stride: of the depthwise convolution.
-        padding: an integer or pair as in `nn.Conv2d`; `"same"` for an output of ceil(n / stride) at every size; `"valid"` for none.
+        padding: an integer or pair as in `nn.Conv2d`; `"same"` for an output of ceil(n / stride) at every size;
+            `"valid"` for none.
         dilation: of the depthwise convolution.
         bias: of both convolutions: True, False, or None: where no norm and no other convolution makes it superfluous.
         padding_mode: `"zeros"`, `"reflect"`, `"replicate"` or `"circular"`.
@@ -64,11 +65,12 @@ class DepthwiseSeparableConv(Chain):
 
     Shape:
         - Input: (N, in_channels, H, W)
-        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) / stride) + 1
+        - Output: (N, out_channels, H', W') with H' = floor((H + top + bottom - dilation * (kernel_size - 1) - 1) /
+          stride) + 1
 
     Raises:
-        ValueError: an argument is out of its range, `residual` where the shapes differ, `drop_path` without `residual`, or a
-            `dropout` that has no place.
+        ValueError: an argument is out of its range, `residual` where the shapes differ, `drop_path` without
+            `residual`, or a `dropout` that has no place.
 
     Example:
         >>> block = DepthwiseSeparableConv(32, 64, 3, stride=2, padding="same")
@@ -137,7 +139,7 @@ class DepthwiseSeparableConv(Chain):
         self.residual = residual
         self.drop_path = drop_path
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
         """Apply the block to (N, in_channels, H, W)."""
         out = super().forward(input)
         return input + stochastic_depth(out, self.drop_path, self.training) if self.residual else out

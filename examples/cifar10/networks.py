@@ -1,7 +1,7 @@
 """Five known small CIFAR-10 networks, layer by layer as their authors published them, made of convblocks' blocks.
 
-Every builder gives logits (N, num_classes) for images (N, in_chans, 32, 32); the published log-softmax is part of the loss here
-(cross entropy on logits is the same number). Importing this module registers the five with timm, so that
+Every builder gives logits (N, num_classes) for images (N, in_chans, 32, 32); the published log-softmax is part of the
+loss here (cross entropy on logits is the same number). Importing this module registers the five with timm, so that
 `timm.create_model("era_s9")` builds them.
 """
 
@@ -122,8 +122,8 @@ def eva8_s6(
 ) -> nn.Module:
     """Build the network in which every convolution is depthwise separable, with a choice of norm.
 
-    98,779 parameters, receptive field 51, 71 with the pool; published 85.39 % after 80 epochs. A dilated kernel of stride 2
-    stands in the place of each max-pool.
+    98,779 parameters, receptive field 51, 71 with the pool; published 85.39 % after 80 epochs. A dilated kernel of
+    stride 2 stands in the place of each max-pool.
 
     Args:
         num_classes: length of the output.
@@ -167,9 +167,9 @@ def eva8_s6(
 def twelve_layer(num_classes: int = 10, in_chans: int = 3, **timm_options: Any) -> nn.Module:
     """Build the network of twelve convolutions that ends at 1 x 1 by valid ones.
 
-    170,106 parameters, receptive field 47; published 86.15 % after 84 epochs. A reconstruction: its authors also report 187,418
-    and 191,514 parameters for earlier versions whose layer lists do not add up to those totals and whose source is not
-    public; this one meets the published total, receptive field and final size.
+    170,106 parameters, receptive field 47; published 86.15 % after 84 epochs. A reconstruction: its authors also
+    report 187,418 and 191,514 parameters for earlier versions whose layer lists do not add up to those totals and
+    whose source is not public; this one meets the published total, receptive field and final size.
     """
     _check_timm_options(timm_options)
     block = functools.partial(ConvNormAct, bias=True)
