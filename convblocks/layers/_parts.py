@@ -144,7 +144,7 @@ def norm(
     if isinstance(base, type) and issubclass(base, _NOT_FOR_IMAGES):
         raise ValueError(f"norm_layer={base.__name__} does not normalise the channels of (N, C, H, W)")
     if base is nn.GroupNorm:
-        if not isinstance(norm_layer, functools.partial):
+        if norm_layer is nn.GroupNorm:
             raise ValueError("norm_layer=GroupNorm needs a number of groups: functools.partial(nn.GroupNorm, 8)")
         return _build("norm_layer", norm_layer, (), {"num_channels": channels}, device, dtype)
     if base is nn.LayerNorm:
