@@ -67,14 +67,16 @@ def grouping(groups: int, in_channels: int, out_channels: int) -> int:
     return count
 
 
-def sides(padding: Padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+def sides(
+    padding: Padding, kernel_size: tuple[int, int], dilation: tuple[int, int], name: str = "padding"
+) -> tuple[tuple[int, int], ...]:
     """Return the padding of the height and of the width as (before, after) each."""
     if isinstance(padding, str):
-        choice("padding", padding, PADDING_RULES)
+        choice(name, padding, PADDING_RULES)
         if padding == "valid":
             return (0, 0), (0, 0)
         return tuple(geometry.same_padding(k, d) for k, d in zip(kernel_size, dilation, strict=True))
-    return tuple((p, p) for p in pair("padding", padding, 0))
+    return tuple((p, p) for p in pair(name, padding, 0))
 
 
 def sequence(name: str, value: str, allowed: Iterable[str], required: Iterable[str] = ()) -> list[str]:

@@ -7,7 +7,18 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from convblocks.layers._arguments import IntPair, LayerFactory, Padding, PaddingMode, describe, probability, sequence
+from convblocks import geometry
+from convblocks.layers._arguments import (
+    IntPair,
+    LayerFactory,
+    Padding,
+    PaddingMode,
+    describe,
+    pair,
+    probability,
+    sequence,
+    sides,
+)
 from convblocks.layers._parts import Chain
 from convblocks.layers.conv import ConvNormAct
 from convblocks.layers.separable import DepthwiseSeparableConv
@@ -95,7 +106,10 @@ class JointDilatedDepthwise(Chain):
         dtype: torch.dtype | None = None,
     ) -> None:
         shown = describe(JointDilatedDepthwise.__init__, locals())
-        middle = in_channels if mid_channels is None else mid_channels
+        middle = in_channels if mid_channels is None else geometry.integer("mid_channels", mid_channels, 1)
+        kernel = pair("depthwise_kernel_size", depthwise_kernel_size, 1)
+        pair("depthwise_stride", depthwise_stride, 1)
+        sides(depthwise_padding, kernel, pair("depthwise_dilation", depthwise_dilation, 1), "depthwise_padding")
         in_dilated = "drop" in sequence("order", order, ("conv", "norm", "act", "drop"), required=("conv",))
         in_separable = any(
             "drop" in sequence(name, value, ("norm", "act", "drop"))

@@ -1,4 +1,4 @@
-"""Every block with every option that changes its structure: name -> (builder that takes device and dtype, input shape)."""
+"""Every block, with every option that changes its structure: name -> (builder, input shape)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +37,10 @@ CASES: dict[str, tuple[Builder, tuple[int, ...]]] = {
     ),
     "conv-bare": (partial(ConvNormAct, 3, 8, 3, norm_layer=None, act_layer=None), (2, 3, 9, 11)),
     "separable": (partial(DepthwiseSeparableConv, 4, 6, 3, padding=1), (2, 4, 9, 11)),
-    "separable-after-only": (partial(DepthwiseSeparableConv, 4, 6, 3, between="", after="norm-drop-act"), (2, 4, 9, 11)),
+    "separable-after-only": (
+        partial(DepthwiseSeparableConv, 4, 6, 3, between="", after="norm-drop-act"),
+        (2, 4, 9, 11),
+    ),
     "separable-between-only": (partial(DepthwiseSeparableConv, 4, 6, 3, between="norm-act", after=""), (2, 4, 9, 11)),
     "separable-bare": (partial(DepthwiseSeparableConv, 4, 6, 1, between="", after=""), (2, 4, 9, 11)),
     "separable-multiplier": (partial(DepthwiseSeparableConv, 4, 6, 3, depth_multiplier=3, dropout=0.2), (2, 4, 9, 11)),
