@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections import OrderedDict
@@ -63,6 +64,12 @@ class Chain(nn.Sequential):
     def extra_repr(self) -> str:
         """Show the arguments that differ from their defaults."""
         return self._shown
+
+    def __repr__(self) -> str:
+        """Leave out the parts that are absent: a network of blocks prints what it does."""
+        shown = copy.copy(self)
+        shown._modules = {name: part for name, part in self._modules.items() if not isinstance(part, nn.Identity)}
+        return super(Chain, shown).__repr__()
 
 
 class LayerNorm2d(nn.LayerNorm):

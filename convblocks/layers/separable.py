@@ -197,7 +197,7 @@ def separable_parts(
     _, conv_pw = convolution(
         middle, out_channels, 1, 1, 0, 1, 1, needs_bias(bias, present(outer)), "zeros", device, dtype
     )
-    blur = BlurDownsample(middle, steps, device=device, dtype=dtype) if blurred else nn.Identity()
+    blur = BlurDownsample(steps) if blurred else nn.Identity()
     return OrderedDict(
         {"pad": pad, "conv_dw": conv_dw}
         | {_NAMES[part] + "1": layer for part, layer in inner.items()}

@@ -8,7 +8,6 @@ import pytest
 from torch import nn
 
 from convblocks import (
-    BlurDownsample,
     ConvNormAct,
     DepthwiseSeparableConv,
     DilatedDownsample,
@@ -63,7 +62,6 @@ CASES: dict[str, tuple[Builder, tuple[int, ...]]] = {
     "head-linear": (partial(GAPHead, 4, 5, hidden_channels=7, dropout=0.2), (2, 4, 9, 11)),
     "head-conv-log-softmax": (partial(GAPHead, 4, 5, classifier="conv", log_softmax=True), (2, 4, 9, 11)),
     "head-none": (partial(GAPHead, 5, 5, classifier=None), (2, 5, 9, 11)),
-    "blur": (partial(BlurDownsample, 4), (2, 4, 9, 11)),
     "residual": (_residual, (2, 4, 9, 11)),
 }
 

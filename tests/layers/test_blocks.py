@@ -233,7 +233,6 @@ def test_head_without_classifier_and_with_log_softmax():
 def test_blur_of_an_anti_aliased_block_has_the_channels_of_the_depthwise_output():
     """Elsewhere it was built for the input's channels and crashed at stride 2."""
     block = DepthwiseSeparableConv(4, 8, 3, stride=2, padding=1, depth_multiplier=3, anti_alias=True)
-    assert block.blur.in_channels == 12
     assert block(torch.randn(2, 4, 8, 8)).shape == (2, 8, 4, 4)
 
 
@@ -242,15 +241,24 @@ def test_anti_alias_at_stride_one_is_absent():
 
 
 def test_blur_keeps_a_constant_and_removes_the_highest_frequency():
-    blur = BlurDownsample(1, stride=1)
+    blur = BlurDownsample(stride=1)
     torch.testing.assert_close(blur(torch.full((1, 1, 6, 6), 3.0)), torch.full((1, 1, 6, 6), 3.0))
     stripes = torch.tensor([1.0, -1.0]).repeat(3).expand(1, 1, 6, 6)
     torch.testing.assert_close(blur(stripes)[..., 1:-1], torch.zeros(1, 1, 6, 4))
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])
+def test_blur_is_the_binomial_filter(stride):
+    x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    row = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    kernel = torch.outer(row, row).expand(3, 1, 3, 3)
+    expected = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=stride, groups=3)
+    torch.testing.assert_close(BlurDownsample(stride)(x), expected)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
 def test_blur_takes_any_size(size):
-    assert BlurDownsample(2)(torch.ones(1, 2, size, size)).shape[-1] == -(-size // 2)
+    assert BlurDownsample()(torch.ones(1, 2, size, size)).shape[-1] == -(-size // 2)
 
 
 def test_residual_adds_and_stochastic_depth_drops_whole_samples():
@@ -287,6 +295,10 @@ def test_a_slice_of_a_block_is_a_plain_sequential():
 )
 def test_repr_shows_what_differs_from_the_default(block, line):
     assert line in repr(block)
+
+
+def test_repr_leaves_out_what_is_absent():
+    assert "Identity" not in repr(DepthwiseSeparableConv(4, 8, 3, between="", after=""))
 
 
 def test_a_lambda_norm_still_copies_and_pickles():
