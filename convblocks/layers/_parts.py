@@ -7,10 +7,11 @@ import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convblocks.layers._arguments import (
     PADDING_MODES,
@@ -25,6 +26,9 @@ from convblocks.layers._arguments import (
     pair,
     sides,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PAD_LAYERS: Mapping[str, Callable[[tuple[int, int, int, int]], nn.Module]] = {
     "zeros": nn.ZeroPad2d,
@@ -60,6 +64,28 @@ class Chain(nn.Sequential):
         for part in self:
             x = part(x)
         return x
+
+    def fuse(self) -> Self:
+        """Return a copy with each batch norm folded into the convolution right before it.
+
+        `timm.utils.reparameterize_model` calls this. `convblocks.deploy.fuse` sees the whole network, and does more.
+
+        Raises:
+            ValueError: the block is in training mode, in which batch norm is no fixed function.
+        """
+        if self.training:
+            raise ValueError("fuse needs the block in evaluation mode: call eval() first")
+        fused = copy.deepcopy(self)
+        conv = ""
+        for name, part in self.named_children():
+            if isinstance(part, Chain):
+                fused._modules[name] = part.fuse()
+            elif type(part) is nn.BatchNorm2d and conv and part.running_mean is not None:
+                fused._modules[conv] = fuse_conv_bn_eval(cast("nn.Conv2d", fused._modules[conv]), part)
+                fused._modules[name] = nn.Identity()
+            if not isinstance(part, nn.Identity):
+                conv = name if isinstance(part, nn.Conv2d) else ""
+        return fused
 
     def extra_repr(self) -> str:
         """Show the arguments that differ from their defaults."""

@@ -1,0 +1,107 @@
+"""The data flow of one forward pass, as folding asks it: who made a value, who reads it, which module ran it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.operations import bind
+from convblocks.introspect.tracing import Node, trace
+
+BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
+CONVOLUTIONS = ("convolution", "_convolution")
+
+
+class Flow:
+    """What one forward pass of `model` on an image of `input_size` (without the batch) did.
+
+    Raises:
+        ValueError: the model does not run on that input.
+    """
+
+    def __init__(self, model: nn.Module, input_size: Sequence[int]) -> None:
+        parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+        graph = trace(model, [(1, *input_size)], [torch.float32 if parameter is None else parameter.dtype])
+        if graph.error is not None:
+            at = f" in {graph.error_at}" if graph.error_at else ""
+            raise ValueError(
+                f"the model does not run on input_size={tuple(input_size)}: {graph.error}{at}"
+            ) from graph.error
+        self.graph = graph
+        self.names = {id(module): name for name, module in reversed(named_modules(model))}
+        self.uses = Counter(id(call.module) for call in graph.calls)
+        self._aliases = Counter(id(module) for _, module in named_modules(model))
+        owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+        self._shared = {identity for identity, count in owners.items() if count > 1}
+        self._readers: defaultdict[int, list[Node]] = defaultdict(list)
+        self._makers: dict[int, Node] = {}
+        for node in graph.nodes:
+            for value in {ref.value for ref in _refs((node.args, tuple(node.kwargs.values())))}:
+                self._readers[value].append(node)
+            self._makers |= dict.fromkeys(node.outputs, node)
+
+    def module(self, node: Node) -> nn.Module | None:
+        """The module whose forward ran the operation itself."""
+        return self.graph.calls[node.call].module if node.call >= 0 else None
+
+    def input(self, node: Node) -> int:
+        """The value that a convolution or norm works on."""
+        return node.args[0].value
+
+    def maker(self, value: int) -> Node | None:
+        """The operation that made a value; None for an input of the network."""
+        return self._makers.get(value)
+
+    def only_reader(self, value: int) -> Node | str:
+        """The one operation that reads a value, or the reason why there is none such."""
+        readers = self._readers[value]
+        if value in self.graph.outputs:
+            return "its input is also an output of the network"
+        return readers[0] if len(readers) == 1 else f"its input is read by {len(readers)} operations"
+
+    def weight_of(self, node: Node, module: nn.Module) -> bool:
+        """Whether a convolution reads the parameter `module.weight` itself, and not something made from it."""
+        ref, weight = node.args[1], getattr(module, "weight", None)
+        return isinstance(weight, nn.Parameter) and self.graph.parameters.get(ref.value) is weight
+
+    def obstacle(self, module: nn.Module) -> str:
+        """Why the weights of a module may not be changed or moved; "" where they may."""
+        if self.uses[id(module)] != 1:
+            return f"is used {self.uses[id(module)]} times in one forward pass"
+        if self._aliases[id(module)] > 1:
+            return "stands in the network under several names"
+        if any(id(p) in self._shared for p in module.parameters(recurse=False)):
+            return "shares a parameter with another module"
+        if parametrize.is_parametrized(module):
+            return "is parametrised"
+        if has_hooks(module):
+            return "has hooks"
+        return ""
+
+    def arguments(self, node: Node) -> dict[str, object]:
+        """The arguments of an operation by name."""
+        return bind(node.func, node.args, node.kwargs)
+
+
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every name of every module, also where one module has several."""
+    return cast("list[tuple[str, nn.Module]]", list(model.named_modules(remove_duplicate=False)))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something watches the calls of a module, and would miss them."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(vars(module)[kind] for kind in kinds)
+
+
+def _refs(tree: Any) -> list[Ref]:
+    if isinstance(tree, Ref):
+        return [tree]
+    items: list[Any] = list(tree) if type(tree) in (list, tuple) else []
+    return [ref for item in items for ref in _refs(item)]

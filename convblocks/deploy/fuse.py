@@ -1,0 +1,222 @@
+"""fuse: what makes inference cheap and changes no output: norms folded, 1x1 pairs merged, dropped what does nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from convblocks.deploy import fold
+from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, Flow, has_hooks, named_modules
+from convblocks.deploy.report import FusionReport
+from convblocks.introspect.tracing import Node
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+IDLE: tuple[type[nn.Module], ...] = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+
+
+def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, FusionReport]:
+    """Return a copy of a network that gives the same output with fewer operations, and a report on what was done.
+
+    - A batch norm is folded into the convolution before it, or into the one after it where that is exact: where it
+      pads no zeros.
+    - A 1x1 convolution with nothing between it and the next one is merged into it, where that has no more parameters:
+      the 1x1 depthwise and the pointwise of a separable block, for one.
+    - Dropout and identities are taken out of `nn.Sequential`, and stay as identities elsewhere.
+
+    What may be folded is read off the operations of one forward pass, not off the layout of the modules: it works on
+    any network. A convolution whose output is read twice, shared weights, a norm used twice, hooks and parametrisations
+    are left alone, with the reason in the report. The arithmetic is float64.
+
+    Args:
+        model: any network in evaluation mode; it is not changed.
+        input_size: shape of an input without the batch, such as (3, 224, 224).
+
+    Returns:
+        The copy, and a report that prints as a table.
+
+    Raises:
+        ValueError: the network is in training mode (batch norm is no fixed function there), or does not run on
+            `input_size`.
+
+    Example:
+        >>> import convblocks as cb
+        >>> network = nn.Sequential(cb.ConvNormAct(3, 8, 3), cb.DepthwiseSeparableConv(8, 8, 3)).eval()
+        >>> fused, report = fuse(network, (3, 16, 16))
+        >>> report.folded, report.norms, any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
+        (3, 3, False)
+
+    Source: B. Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
+        inference", 2018 (arXiv:1712.05877), section 3.2, for the norm after a convolution.
+    """
+    training = [name or "the network itself" for name, module in named_modules(model) if module.training]
+    if training:
+        raise ValueError(f"model must be in evaluation mode, but {training[0]} is in training mode: call model.eval()")
+    fused = copy.deepcopy(model)
+    report = FusionReport()
+    with torch.no_grad():
+        _fold_norms(fused, Flow(fused, input_size), report)
+        while _merge_one(fused, Flow(fused, input_size), report):
+            pass
+        _drop_idle(fused, Flow(fused, input_size), report)
+    return fused, report
+
+
+def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> None:
+    reached: set[int] = set()
+    for node in flow.graph.nodes:
+        if node.op not in BATCH_NORMS:
+            continue
+        norm = flow.module(node)
+        if not isinstance(norm, NORMS):
+            report.keep(flow.graph.where(node) or "forward", "is computed by a function, not by a norm module")
+        elif id(norm) not in reached:
+            reached.add(id(norm))
+            name = flow.names[id(norm)]
+            into = _fold(model, flow, node, norm)
+            report.fold(name, into[1:]) if into[0] == ">" else report.keep(name, into)
+    for name, module in named_modules(model):
+        if isinstance(module, NORMS) and id(module) not in reached:
+            report.keep(name, "is not used in the forward pass")
+
+
+def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> str:
+    """Fold one norm; return ">" and the name of the convolution that took it, or the reason why none did."""
+    obstacle = flow.obstacle(norm)
+    if obstacle:
+        return obstacle
+    if norm.running_mean is None or norm.running_var is None:
+        return "keeps no running statistics"
+    rest = _rest(flow, node, norm)
+    if rest is None:
+        return "does more than norm and then call its children"
+    scale, shift = fold.affine(norm)
+    earlier, why_not_earlier = _conv_before(flow, node)
+    if earlier is not None:
+        fold.after(earlier, scale, shift)
+        _replace(model, flow.names[id(norm)], rest)
+        return ">" + flow.names[id(earlier)]
+    later, why_not_later = _conv_after(flow, node, shift)
+    if later is not None:
+        fold.before(later, scale, shift)
+        _replace(model, flow.names[id(norm)], rest)
+        return ">" + flow.names[id(later)]
+    return f"{why_not_earlier}; {why_not_later}"
+
+
+def _rest(flow: Flow, node: Node, norm: nn.Module) -> nn.Module | None:
+    """What a norm module does after its norm: nothing, or its children one after the other; None for anything else."""
+    call = flow.graph.calls[node.call]
+    own = [n for n in flow.graph.nodes[slice(*call.nodes)] if n.call == node.call]
+    children = [c for c in flow.graph.calls if c.parent == node.call]
+    if own != [node]:
+        return None
+    value = node.outputs[0]
+    for child in children:
+        if child.inputs != (value,) or len(child.outputs) != 1:
+            return None
+        value = child.outputs[0]
+    if call.outputs != (value,):
+        return None
+    working = [child.module for child in children if child.outputs != child.inputs]
+    return nn.Identity() if not working else working[0] if len(working) == 1 else nn.Sequential(*working)
+
+
+def _conv_before(flow: Flow, node: Node) -> tuple[fold.Conv | None, str]:
+    value = flow.input(node)
+    maker = flow.maker(value)
+    if maker is None or maker.op not in CONVOLUTIONS:
+        return None, f"no convolution before it but {'the input' if maker is None else maker.op}"
+    reader = flow.only_reader(value)
+    if isinstance(reader, str):
+        return None, reader
+    return _usable(flow, maker, "the convolution before it")
+
+
+def _conv_after(flow: Flow, node: Node, shift: torch.Tensor) -> tuple[fold.Conv | None, str]:
+    reader = flow.only_reader(node.outputs[0])
+    if isinstance(reader, str):
+        return None, reader.replace("its input", "its output")
+    if reader.op not in CONVOLUTIONS or flow.input(reader) != node.outputs[0]:
+        return None, f"no convolution after it but {reader.op}"
+    arguments = flow.arguments(reader)
+    if arguments["transposed"]:
+        return None, "the convolution after it is transposed"
+    if any(cast("Sequence[int]", arguments["padding"])) and bool(shift.any()):
+        return None, "the convolution after it pads zeros"
+    return _usable(flow, reader, "the convolution after it")
+
+
+def _usable(flow: Flow, node: Node, what: str) -> tuple[fold.Conv | None, str]:
+    conv = flow.module(node)
+    if not isinstance(conv, CONVS):
+        return None, f"{what} is computed by a function"
+    if not flow.weight_of(node, conv):
+        return None, f"{what} makes its weight anew in every forward pass"
+    obstacle = flow.obstacle(conv)
+    return (None, f"{what} {obstacle}") if obstacle else (conv, "")
+
+
+def _merge_one(model: nn.Module, flow: Flow, report: FusionReport) -> bool:
+    """Merge the first 1x1 convolution that can be into the one after it."""
+    for node in flow.graph.nodes:
+        if node.op not in CONVOLUTIONS:
+            continue
+        first, _ = _usable(flow, node, "")
+        reader = flow.only_reader(node.outputs[0])
+        if first is None or isinstance(reader, str) or reader.op not in CONVOLUTIONS:
+            continue
+        second, _ = _usable(flow, reader, "")
+        if second is None or flow.input(reader) != node.outputs[0] or not _mergeable(flow, node, reader, first, second):
+            continue
+        fold.merge(first, second)
+        report.merged.append((flow.names[id(first)], flow.names[id(second)]))
+        _replace(model, flow.names[id(first)], nn.Identity())
+        return True
+    return False
+
+
+def _mergeable(flow: Flow, node: Node, reader: Node, first: fold.Conv, second: fold.Conv) -> bool:
+    one, two = flow.arguments(node), flow.arguments(reader)
+    pointwise = first.weight[0, 0].numel() == 1 and set(cast("Sequence[int]", one["stride"])) == {1}
+    plain = not any(cast("Sequence[int]", one["padding"])) and not (one["transposed"] or two["transposed"])
+    exact = first.bias is None or not any(cast("Sequence[int]", two["padding"]))
+    before = sum(p.numel() for conv in (first, second) for p in conv.parameters(recurse=False))
+    return pointwise and plain and exact and second.groups == 1 and fold.merged_parameters(first, second) <= before
+
+
+def _drop_idle(model: nn.Module, flow: Flow, report: FusionReport) -> None:
+    """Take dropouts and identities out where only a container's own forward calls them; elsewhere leave an identity."""
+    calls = flow.graph.calls
+    callers: defaultdict[int, set[int]] = defaultdict(set)
+    for call in calls:
+        callers[id(call.module)].add(id(calls[call.parent].module) if call.parent >= 0 else 0)
+    for name, module in named_modules(model):
+        if not name or not isinstance(module, IDLE) or has_hooks(module):
+            continue
+        above, _, place = name.rpartition(".")
+        parent = model.get_submodule(above)
+        if type(parent) is nn.Sequential and len(parent) > 1 and callers[id(module)] == {id(parent)}:
+            delattr(parent, place)
+            report.dropped.append(name)
+        elif not isinstance(module, nn.Identity):
+            _replace(model, name, nn.Identity())
+            report.dropped.append(name)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    above, _, place = name.rpartition(".")
+    setattr(model.get_submodule(above), place, module.eval())
