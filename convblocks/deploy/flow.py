@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -91,7 +91,8 @@ class Flow:
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every name of every module, also where one module has several."""
-    return cast("list[tuple[str, nn.Module]]", list(model.named_modules(remove_duplicate=False)))
+    found = cast("Iterator[tuple[str, nn.Module]]", model.named_modules(remove_duplicate=False))
+    return list(found)
 
 
 def has_hooks(module: nn.Module) -> bool:
