@@ -36,6 +36,8 @@ class Flow:
         self.graph = graph
         self.names = {id(module): name for name, module in reversed(named_modules(model))}
         self.uses = Counter(id(call.module) for call in graph.calls)
+        # As the pass saw them: folding gives a convolution new ones.
+        self._weights = {id(module): getattr(module, "weight", None) for _, module in named_modules(model)}
         self._aliases = Counter(id(module) for _, module in named_modules(model))
         owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
         self._shared = {identity for identity, count in owners.items() if count > 1}
@@ -67,7 +69,7 @@ class Flow:
 
     def weight_of(self, node: Node, module: nn.Module) -> bool:
         """Whether a convolution reads the parameter `module.weight` itself, and not something made from it."""
-        ref, weight = node.args[1], getattr(module, "weight", None)
+        ref, weight = node.args[1], self._weights[id(module)]
         return isinstance(weight, nn.Parameter) and self.graph.parameters.get(ref.value) is weight
 
     def obstacle(self, module: nn.Module) -> str:

@@ -225,6 +225,11 @@ def test_is_left_alone_with_the_reason(build, reason):
     assert reason in str(report)
 
 
+def test_one_convolution_takes_the_norm_before_it_and_the_one_after_it():
+    report = check_same(nn.Sequential(nn.ReLU(), norm(), conv(), norm()))
+    assert report.into == {"1": "2", "3": "2"}
+
+
 def test_a_reader_of_the_output_of_the_network_is_seen():
     """The output itself must stay what it was."""
     model = Functional(lambda self, x: [self.b(y := self.a(x)), y], a=conv(), b=norm()).double().eval()
