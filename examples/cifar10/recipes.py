@@ -1,0 +1,123 @@
+"""How each network is trained: the published recipes, and one modern one for all."""
+
+from dataclasses import dataclass, replace
+
+from errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run besides network, data and seed.
+
+    Args:
+        name: What the results call it.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        lr: Learning rate; the peak of a one-cycle schedule.
+        momentum: Of SGD.
+        nesterov: Of SGD.
+        weight_decay: Never on norms and biases.
+        schedule: ``"one-cycle"`` (a straight warm-up, then half a cosine to 0), ``"step"``, ``"plateau"`` (on the
+            validation loss) or ``"constant"``.
+        warmup: Share of the steps spent warming up, for ``"one-cycle"``.
+        step_size: Epochs between two drops, for ``"step"``.
+        factor: What the learning rate is multiplied by at a drop, for ``"step"`` and ``"plateau"``.
+        patience: Epochs without a better validation loss before a drop, for ``"plateau"``.
+        batch_size: Images a step.
+        epochs: Passes over the training images.
+        augment: A pipeline of augment.py.
+        dropout: None keeps the network's own.
+        ema_decay: Decay of the averaged weights, which are then the ones evaluated; 0 evaluates the trained ones.
+        label_smoothing: Of the cross entropy, in training.
+        source: Where the numbers are from.
+    """
+
+    name: str
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    step_size: int = 1
+    factor: float = 1.0
+    patience: int = 0
+    batch_size: int = 128
+    epochs: int = 50
+    augment: str = "published"
+    dropout: float | None = None
+    ema_decay: float = 0.0
+    label_smoothing: float = 0.0
+    source: str = ""
+
+
+NAMES = ("modern", "published")
+
+MODERN = Recipe(
+    "modern",
+    lr=0.2,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="one-cycle",
+    warmup=0.2,
+    epochs=60,
+    augment="gentle",
+    dropout=0.0,
+    ema_decay=0.999,
+    source="ours",
+)
+
+MODERN_DIGITS = replace(MODERN, name="modern (digits)", batch_size=64, epochs=40)
+"""The modern recipe for a set thirty times smaller: smaller steps, fewer of them."""
+
+PUBLISHED = {
+    "era_s9": Recipe("published", lr=0.01, schedule="plateau", factor=0.1, patience=1, epochs=50, source="published"),
+    "late_100k": Recipe(
+        "published",
+        lr=0.1,
+        schedule="one-cycle",
+        warmup=0.2,
+        epochs=269,
+        augment="late",
+        source="batch size, epochs and augmentation published; optimizer and schedule unpublished, ours",
+    ),
+    "net4": Recipe("published", lr=0.3, schedule="step", step_size=6, factor=0.5, epochs=76, source="published"),
+    "eva8_s6": Recipe(
+        "published",
+        lr=0.07,
+        schedule="step",
+        step_size=1,
+        factor=0.982143,
+        batch_size=64,
+        epochs=80,
+        source="published",
+    ),
+    "twelve_layer": Recipe(
+        "published",
+        lr=0.1,
+        schedule="one-cycle",
+        warmup=0.2,
+        epochs=84,
+        source="batch size and epochs published; optimizer and schedule unpublished, ours",
+    ),
+}
+
+
+def choose(name: str, model: str, *, digits: bool = False) -> Recipe:
+    """The recipe of a name.
+
+    Args:
+        name: One of ``NAMES``.
+        model: The network; each has its own published recipe.
+        digits: True for the digits, which the modern recipe trains in smaller steps.
+
+    Raises:
+        UsageError: The network has no published recipe.
+    """
+    if name == "modern":
+        return MODERN_DIGITS if digits else MODERN
+    if model not in PUBLISHED:
+        raise UsageError(
+            f"--model {model} has no published recipe, only {', '.join(PUBLISHED)} have; use --recipe modern"
+        )
+    return PUBLISHED[model]

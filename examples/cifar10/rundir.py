@@ -1,0 +1,73 @@
+"""The folder of a run: what lies in it, and that nothing in it is lost by accident."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import checkpoint
+from errors import RunError, UsageError
+
+CONFIG, LOG, METRICS = "config.json", "log.csv", "metrics.json"
+CURVES, AUGMENTED = "curves.png", "augmented.png"
+LAST, BEST = "last.pt", "best.pt"
+FILES = (CONFIG, LOG, METRICS, CURVES, AUGMENTED, LAST, BEST)
+
+
+class RunDir:
+    """A run's folder.
+
+    Args:
+        path: The folder; made where absent.
+        resume: The run in it goes on.
+        overwrite: The run in it is replaced, once the new one has something to save.
+
+    Raises:
+        UsageError: There is a run in it and neither is asked for, or there is none to resume.
+        RunError: It cannot be made or written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = path
+        taken = [name for name in FILES if (path / name).exists()]
+        if resume and LAST not in taken:
+            raise UsageError(f"there is no checkpoint {path / LAST} to resume from")
+        if taken and not resume and not overwrite:
+            raise UsageError(
+                f"{path} already holds a run ({', '.join(taken)}); go on with it by --resume, "
+                "replace it by --overwrite, or choose another --name"
+            )
+        self._stale = [] if resume else taken
+
+    def open(self) -> None:
+        """Make the folder, try that it can be written, and remove what ``overwrite`` replaces."""
+        probe = self.path / ".probe"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+            for name in self._stale:
+                (self.path / name).unlink()
+        except OSError as error:
+            raise RunError(f"cannot write the run folder {self.path}: {error.strerror or error}") from None
+
+    def write(self, name: str, content: bytes | str) -> None:
+        checkpoint.write_atomic(self.path / name, content)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, history[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in history)
+        self.write(LOG, buffer.getvalue())
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        checkpoint.save(self.path / name, state)
+
+    def load(self, name: str) -> dict[str, Any]:
+        return checkpoint.load(self.path / name)

@@ -1,0 +1,129 @@
+"""Makes README's table of the five networks from results/*.json.
+
+Without an option it prints the table; --write puts it into README.md; --add copies the results of a run from its folder
+runs/<name> to results/<name>.json, where the table finds them.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+README = HERE.parents[1] / "README.md"
+START = "<!-- table: python examples/cifar10/table.py --write -->"
+END = "<!-- end of table -->"
+
+# Test accuracy in percent on the original CIFAR-10, as the authors of each network report it.
+PUBLISHED = {"era_s9": 85.08, "late_100k": 85.5, "net4": 85.26, "eva8_s6": 85.39, "twelve_layer": 86.15}
+
+HEAD = (
+    "| network | parameters | receptive field | MACs | published | ours: test accuracy | data | recipe | hardware |\n"
+    "|---|---:|---:|---:|---:|---:|---|---|---|"
+)
+
+
+def runs(results: Path) -> list[dict[str, Any]]:
+    """The metrics of every run in the folder; each must be of a finished one."""
+    found = []
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text())
+        if "metrics" not in content:
+            continue
+        if not content["metrics"]["finished"]:
+            raise ValueError(f"{path.name} is of a run that has not finished")
+        found.append(content["metrics"])
+    return found
+
+
+def table(results: Path = RESULTS) -> str:
+    networks = json.loads((results / "networks.json").read_text())
+    found = runs(results)
+    lines = [HEAD]
+    for name, facts in networks.items():
+        own = [run for run in found if run["model"] == name and run["dataset"].startswith("CIFAR-10")]
+        cells = [f"`{name}`", f"{facts['parameters']:,}", _field(facts), f"{facts['macs'] / 1e6:.1f} M"]
+        cells.append(f"{PUBLISHED[name]:.2f}")
+        for group in _alike(own) or [[]]:
+            lines.append("| " + " | ".join(cells + _outcome(group)) + " |")
+    return "\n".join(lines)
+
+
+def _field(facts: dict[str, int]) -> str:
+    plain, pooled = facts["receptive_field"], facts["receptive_field_with_pool"]
+    return f"{plain}" if plain == pooled else f"{plain} ({pooled})"
+
+
+def _alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs that differ in nothing but the seed, together."""
+    groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for run in found:
+        groups[run["recipe"], run["epochs"], run["dataset"], run["precision"], _hardware(run)].append(run)
+    return list(groups.values())
+
+
+def _outcome(group: list[dict[str, Any]]) -> list[str]:
+    if not group:
+        return ["not run yet", "", "", ""]
+    first = group[0]
+    minutes = statistics.mean(run["wall_time_s"] for run in group) / 60
+    return [
+        f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
+        first["dataset"],
+        f"{first['recipe']}, {first['epochs']} epochs" + (f", {len(group)} seeds" if len(group) > 1 else ""),
+        f"{_hardware(first)}, {first['precision']}, {minutes:.0f} min",
+    ]
+
+
+def _accuracy(group: list[dict[str, Any]], which: str) -> str:
+    values = [run[which]["test_acc"] for run in group]
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def _hardware(run: dict[str, Any]) -> str:
+    hardware = run["hardware"]
+    threads = hardware["threads"]
+    return hardware.get("gpu") or f"{hardware['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def replaced(readme: str, block: str) -> str:
+    """The text of README with the block between the two marks."""
+    before, rest = readme.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{block}\n{END}{after}"
+
+
+def add(run: Path, results: Path = RESULTS) -> Path:
+    parts = {part: json.loads((run / f"{part}.json").read_text()) for part in ("config", "metrics")}
+    if not parts["metrics"]["finished"]:
+        raise ValueError(f"{run} has not finished: {parts['metrics']['epochs']} epochs so far")
+    path = results / f"{run.resolve().name}.json"
+    _write(path, json.dumps(parts, indent=2) + "\n")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--add", type=Path, metavar="RUN", help="a run's folder, runs/<name>")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    arguments = parser.parse_args()
+    if arguments.add:
+        print(f"wrote {add(arguments.add)}")
+    if arguments.write:
+        _write(README, replaced(README.read_text(), table()))
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Train a small image network on CIFAR-10, on a folder of 32x32 images, or on digits where neither is to be had.
+
+Examples:
+  python examples/cifar10/train.py
+  python examples/cifar10/train.py --data-dir data/cifar10-jpeg --model era_s9 --recipe published
+  python examples/cifar10/train.py --data-dir data/cifar10-jpeg --model era_s9 --recipe published --resume
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import recipes
+from errors import RunError, UsageError
+
+INTERRUPTED = 130
+
+
+def _number(kind: Callable[[str], float], low: float, *, above: bool = False) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
+        if not math.isfinite(value) or value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} must be {'above' if above else 'at least'} {low}")
+        return value
+
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, epilog = (__doc__ or "").partition("\n\n")
+    made = argparse.ArgumentParser(
+        prog="train.py", description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = made.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        choices=("auto", "cifar10", "folder", "digits"),
+        default="auto",
+        help="auto: class folders in --data-dir, else the official archive, else digits (default: auto)",
+    )
+    data.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="holds train/<class>/* and test/<class>/*, or the official archive (default: data)",
+    )
+    what = made.add_argument_group("what is trained")
+    what.add_argument(
+        "--model",
+        default="twelve_layer",
+        metavar="NAME",
+        help="era_s9, late_100k, net4, eva8_s6, twelve_layer, or a name of timm's (default: twelve_layer)",
+    )
+    what.add_argument(
+        "--recipe",
+        choices=recipes.NAMES,
+        default="modern",
+        help="the network's published recipe, or one modern recipe for all (default: modern)",
+    )
+    what.add_argument(
+        "--seed", type=_number(int, 0), default=0, metavar="N", help="of weights, split and order (default: 0)"
+    )
+    change = made.add_argument_group("changes to the recipe")
+    change.add_argument("--epochs", type=_number(int, 1), metavar="N", help="passes over the training images")
+    change.add_argument("--batch-size", type=_number(int, 2), metavar="N", help="images a step")
+    change.add_argument("--lr", type=_number(float, 0, above=True), metavar="X", help="(peak) learning rate")
+    change.add_argument("--weight-decay", type=_number(float, 0), metavar="X", help="of all but norms and biases")
+    change.add_argument("--label-smoothing", type=_number(float, 0), metavar="X", help="of the cross entropy")
+    change.add_argument("--augment", choices=("gentle", "published", "late", "none"), help="augmentation pipeline")
+    how = made.add_argument_group("how it is computed")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one")
+    how.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 autocast where the hardware multiplies it",
+    )
+    how.add_argument("--threads", type=_number(int, 1), metavar="N", help="CPU threads of torch (default: torch's own)")
+    how.add_argument(
+        "--workers",
+        type=_number(int, 0),
+        metavar="N",
+        help="processes that augment; the results do not depend on it (default: by the number of CPUs)",
+    )
+    how.add_argument("--compile", action="store_true", help="use torch.compile")
+    results = made.add_argument_group("results")
+    results.add_argument(
+        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
+    )
+    results.add_argument("--name", help="folder of this run (default: <model>-<recipe>-<seed>)")
+    results.add_argument("--resume", action="store_true", help="go on with the run in that folder, bit for bit")
+    results.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_args(words)
+    try:
+        # torch and the rest take seconds to import: --help and a misspelt option need not wait for them.
+        from training import train
+
+        return train(arguments, words)
+    except (UsageError, RunError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("train.py: interrupted before training began; nothing was saved", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+import os
+
+# Before anything imports matplotlib: a test machine has no screen.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import pytest
+import torch
+
+# Time limits an example test by the machine's load, not by the code: a shared machine would fail at random.
+hypothesis.settings.register_profile("convblocks", deadline=None)
+hypothesis.settings.load_profile("convblocks")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
