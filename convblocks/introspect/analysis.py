@@ -1,0 +1,196 @@
+"""Runs a network as often as its receptive fields need, and keeps the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from convblocks.introspect.field import AxisField, axis_field, shows_all
+from convblocks.introspect.growth import agreement, follows_size, grown_length, reach
+from convblocks.introspect.inputs import Inputs
+from convblocks.introspect.labels import TooLarge
+from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
+from convblocks.introspect.tracing import Graph, trace
+
+LONGEST = 2**16
+
+
+@dataclass(slots=True)
+class Grown:
+    """The network on an enlarged input, with the local labels along one axis."""
+
+    graph: Graph
+    length: int
+    labels: Propagation
+    policy: Local
+    agreed: int
+
+
+class Analysis:
+    """All that is known of one network at one input size."""
+
+    def __init__(self, model: Callable[..., Any], inputs: Inputs) -> None:
+        self.model, self.inputs = model, inputs
+        self.native = trace(model, inputs.shapes, inputs.dtypes)
+        self._fields: dict[tuple[Axis, int], tuple[AxisField, tuple[str, ...], bool]] = {}
+        self._grown: dict[Axis, list[Grown]] = {}
+        self._whole: dict[Axis, Propagation] = {}
+        self._local: dict[Axis, tuple[Propagation, Local]] = {}
+
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        return tuple(Axis(i, dim) for i, dims in enumerate(self.inputs.axes) for dim in dims)
+
+    def length(self, axis: Axis) -> int:
+        return self.inputs.shapes[axis.input][axis.dim]
+
+    def whole(self, axis: Axis) -> Propagation:
+        """Exact intervals at the original size, borders and gates included."""
+        if axis not in self._whole:
+            self._whole[axis] = propagate(self.native, axis, Whole())
+        return self._whole[axis]
+
+    def local(self, axis: Axis) -> tuple[Propagation, Local]:
+        """Local labels at the original size, for what a larger input cannot reach."""
+        if axis not in self._local:
+            policy = Local(self.length(axis), self.native.shapes, grown=False)
+            self._local[axis] = propagate(self.native, axis, policy), policy
+        return self._local[axis]
+
+    def grown(self, axis: Axis) -> list[Grown]:
+        """The network on an input large enough, twice if its geometry may follow the size of the input."""
+        if not self._grown:
+            self._grow()
+        return self._grown[axis]
+
+    def _grow(self) -> None:
+        estimates = {axis: reach(self.native, axis) for axis in self.axes}
+        factor = 2
+        while True:
+            lengths = {
+                axis: grown_length(
+                    self.length(axis), min(LONGEST, self.length(axis) + factor * (total + 2 * multiple)), multiple
+                )
+                for axis, (total, multiple) in estimates.items()
+            }
+            grown = self._run(lengths)
+            small = any(self._too_small(grown[axis], axis) for axis in self.axes)
+            if not small or max(lengths.values()) * 3 > LONGEST:
+                break
+            factor *= 3
+        self._grown = {axis: [grown[axis]] for axis in self.axes}
+        some = grown[self.axes[0]]
+        if follows_size(self.native, some.graph, some.agreed):
+            larger = {
+                axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis][1]) for axis in self.axes
+            }
+            again = self._run(larger)
+            for axis in self.axes:
+                self._grown[axis].append(again[axis])
+
+    def _run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+        shapes = [list(shape) for shape in self.inputs.shapes]
+        for axis, length in lengths.items():
+            shapes[axis.input][axis.dim] = length
+        graph = trace(self.model, shapes, self.inputs.dtypes)
+        agreed = agreement(self.native, graph)
+        if agreed < len(graph.nodes):
+            graph.nodes = graph.nodes[:agreed]
+        result = {}
+        for axis, length in lengths.items():
+            policy = Local(length, self.native.shapes, grown=True)
+            result[axis] = Grown(graph, length, propagate(graph, axis, policy), policy, agreed)
+        return result
+
+    def _too_small(self, grown: Grown, axis: Axis) -> bool:
+        known = {
+            id(labels): labels
+            for value, labels in grown.labels.labels.items()
+            if not labels.pooled and value not in grown.labels.unknown
+        }
+        return any(shows_all(labels, grown.length) for labels in known.values())
+
+    def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
+        """Local field of a value along an axis, what is not known of it, and whether gates make the full field
+        global."""
+        key = (axis, value)
+        if key not in self._fields:
+            try:
+                self._fields[key] = self._field(axis, value)
+            except TooLarge as error:
+                self._fields[key] = AxisField(None), (str(error),), False
+        return self._fields[key]
+
+    def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
+        runs = self.grown(axis)
+        graph = runs[0].graph
+        reached = all(value in run.labels.labels for run in runs)
+        if reached:
+            reasons = frozenset().union(*(run.labels.unknown.get(value, frozenset()) for run in runs))
+            gated = value in self._gated(axis)
+            if reasons:
+                return AxisField(None), tuple(sorted(reasons)), gated
+            prefer = self._prefer(graph.shapes[value], axis)
+            found = [
+                axis_field(run.labels.labels[value], run.length, prefer, (run.length - self.length(axis)) // 4)
+                for run in runs
+            ]
+            if found[0] is not None and all(other == found[0] for other in found):
+                return found[0], (), gated
+        return self._native_field(axis, value)
+
+    def _native_field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
+        """What holds at the original size alone: the network refuses a larger input, or its geometry follows the
+        size."""
+        labels, policy = self.local(axis)
+        gated = value in self._reached_by(self.native, list(policy.gates))
+        reasons = tuple(sorted(labels.unknown.get(value, frozenset())))
+        if reasons:
+            return AxisField(None), reasons, gated
+        length = self.length(axis)
+        if value not in labels.labels:
+            return AxisField(0, empty=True), (), gated
+        here = labels.labels[value]
+        found = axis_field(
+            here, length, self._prefer(self.native.shapes[value], axis), reach(self.native, axis)[0] // 2
+        )
+        if here.pooled:
+            return AxisField(None, pooled=True), (), True
+        if found is None or shows_all(here, length):
+            return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
+        return found, (), gated
+
+    def _prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
+        return axis.dim if len(shape) == len(self.inputs.shapes[axis.input]) else None
+
+    def _gated(self, axis: Axis) -> set[int]:
+        run = self.grown(axis)[0]
+        return self._reached_by(run.graph, list(run.policy.gates))
+
+    def _reached_by(self, graph: Graph, gates: list[int]) -> set[int]:
+        key = (id(graph), tuple(gates))
+        cache: dict[Any, set[int]] = self.__dict__.setdefault("_reach_cache", {})
+        if key not in cache:
+            cache[key] = downstream(graph, gates)
+        return cache[key]
+
+    def gates(self, axis: Axis) -> list[tuple[int, str, str]]:
+        """(node, operation, module) of every operation that gathers the whole axis."""
+        run = self.grown(axis)[0]
+        found = [(number, run.graph.nodes[number]) for number in run.policy.gates]
+        if len(run.graph.nodes) < len(self.native.nodes):
+            _, policy = self.local(axis)
+            found += [(n, self.native.nodes[n]) for n in policy.gates if n >= len(run.graph.nodes)]
+        return [(number, node.op, self.native.where(node)) for number, node in found]
+
+
+def downstream(graph: Graph, sources: Sequence[int]) -> set[int]:
+    """The values that depend on the results of the nodes `sources`."""
+    reached: set[int] = set()
+    numbers = set(sources)
+    for number, node in enumerate(graph.nodes):
+        if number in numbers or any(value in reached for value in refs_of(node)):
+            reached.update(node.outputs)
+    return reached

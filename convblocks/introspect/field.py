@@ -1,0 +1,99 @@
+"""From the intervals of all units of a layer to its receptive field: size, jump and start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from convblocks.introspect.labels import Labels
+
+MAX_PERIOD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AxisField:
+    """The field of a layer along one input axis.
+
+    `size` is None where nothing is proved. `period` is the number of neighbouring units after which the pattern
+    repeats: above 1 the units differ, `size` is the largest, `jump` the mean and `start` the first unit's.
+    """
+
+    size: int | None
+    jump: float | None = None
+    start: float | None = None
+    period: int | None = None
+    pooled: bool = False
+    empty: bool = False
+
+
+def units_of(data: Tensor, prefer: int | None = None) -> tuple[Tensor, Tensor, int | None]:
+    """Intervals lo and hi of the units along the dimension of the tensor that runs along the axis, and that dimension.
+
+    Where labels vary along several dimensions it is `prefer` if that is one of them, else the one they vary most
+    along; over the others (channels of different fields) the hull is taken.
+    """
+    varying = [dim for dim, length in enumerate(data.shape[1:]) if length > 1]
+    if not varying:
+        flat = data.reshape(2, 1)
+        return flat[0], -flat[1], None
+    dim = varying[0]
+    if len(varying) > 1:
+        dim = prefer if prefer in varying else max(varying, key=lambda d: _travel(data, d))
+        data = data.amin([d + 1 for d in varying if d != dim], keepdim=True)
+    flat = data.reshape(2, -1)
+    return flat[0], -flat[1], dim
+
+
+def _travel(data: Tensor, dim: int) -> int:
+    """How far the intervals move along a dimension."""
+    lo = data[0].movedim(dim, 0)
+    return int((lo[-1] - lo[0]).abs().max())
+
+
+def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: int) -> AxisField | None:
+    """The field of a layer in an input of `length` positions; None where no unit is clear of the border.
+
+    A unit is clear of it when nothing within `margin` of the border reaches it: layers that do not pad trim what lies
+    beyond.
+    """
+    if labels is None:
+        return AxisField(0, empty=True)
+    if labels.pooled:
+        lo, hi, _ = units_of(labels.data)
+        filled = hi >= lo
+        if not bool(filled.any()):
+            return AxisField(0, empty=True)
+        inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
+        return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
+    lo, hi, _ = units_of(labels.data, prefer)
+    return _field_of_units(lo, hi, length, margin)
+
+
+def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
+    inside = (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
+    if not bool((hi >= lo).any()):
+        return AxisField(0, empty=True)
+    places = inside.nonzero().flatten()
+    if len(places) == 0:
+        return None
+    first, last = int(places[0]), int(places[-1])
+    low, high = lo[first : last + 1].clone(), hi[first : last + 1].clone()
+    size = int((high - low + 1)[inside[first : last + 1]].max())
+    for period in range(1, min(MAX_PERIOD, (len(low) - 1) // 2) + 1):
+        step = low[period:] - low[:-period]
+        if bool((step == step[0]).all()) and bool((high[period:] - high[:-period] == step[0]).all()):
+            jump = int(step[0]) / period
+            unit = -(-first // period) * period
+            if unit > last or not bool(inside[unit]):
+                return AxisField(size, jump, None, period)
+            return AxisField(size, jump, (int(lo[unit]) + int(hi[unit])) / 2 - unit * jump, period)
+    return AxisField(size)
+
+
+def shows_all(labels: Labels, length: int) -> bool:
+    """Whether some unit sees more than half of the input, so that the input is too small to tell its field."""
+    if labels.parts is not None:
+        return any(shows_all(part, length) for part, _ in labels.parts.items)
+    data = labels.origin.data if labels.origin is not None else labels.data
+    return int((data[0] + data[1]).min()) < 1 - length // 2

@@ -1,0 +1,141 @@
+"""How far to enlarge the input so that a unit in the middle sees no border."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.labels import factors
+from convblocks.introspect.operations import bind
+from convblocks.introspect.propagation import Axis, refs_of
+from convblocks.introspect.registry import spread
+from convblocks.introspect.tracing import Graph, Node
+
+Pair = tuple[int, int]
+RESIZING = ("adaptive", "_adaptive", "upsample", "_upsample", "flip", "roll", "index", "_cdist")
+"""Operations whose geometry may follow the size of the input although their arguments do not change."""
+
+
+def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
+    """An upper estimate of the field of any unit, and a common multiple of the strides, from the windows of the
+    network."""
+    source = graph.inputs[axis.input]
+    length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
+    total = multiple = 1
+    jumps = {source: 1}
+    for node in graph.nodes:
+        jump = max((jumps[value] for value in refs_of(node) if value in jumps), default=1)
+        for offset, kernel, dilation, stride in _windows(graph, node):
+            shape = graph.shapes[node.args[0].value]
+            if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
+                total += math.ceil((kernel - 1) * dilation * length / shape[offset])
+                out = graph.shapes[node.outputs[0]][offset]
+                if out > shape[offset]:
+                    jump = max(1, jump // round(out / shape[offset]))
+                elif out > 1:
+                    jump *= stride
+        multiple = math.lcm(multiple, jump) if math.lcm(multiple, jump) <= 4096 else multiple
+        jumps.update(dict.fromkeys(node.outputs, jump))
+    return total, multiple
+
+
+def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
+    """(dimension from the end, kernel, dilation, stride) of the windows of a node."""
+    op = node.op
+    if not node.args or not isinstance(node.args[0], Ref):
+        return
+    if op in ("convolution", "_convolution"):
+        arguments: dict[str, Any] = bind(node.func, node.args, node.kwargs)
+        kernel = graph.shapes[arguments["weight"].value][2:]
+        dilation = spread(arguments["dilation"], len(kernel))
+        stride = [1] * len(kernel) if arguments["transposed"] else spread(arguments["stride"], len(kernel))
+    elif "pool" in op and "kernel_size" in (arguments := bind(node.func, node.args, node.kwargs)):
+        count = int(op.removesuffix("_with_indices")[-2])
+        kernel = spread(arguments["kernel_size"], count)
+        dilation = spread(arguments.get("dilation", 1), count)
+        stride = spread(arguments["stride"], count) if arguments["stride"] else kernel
+    elif op.startswith(("upsample", "_upsample")):
+        count = len(graph.shapes[node.args[0].value]) - 2
+        kernel, dilation, stride = [5] * count, [1] * count, [1] * count
+    else:
+        return
+    for i, row in enumerate(zip(kernel, dilation, stride, strict=True)):
+        yield i - len(kernel), *row
+
+
+def grown_length(length: int, needed: int, multiple: int) -> int:
+    """A length of at least `needed` that strides and windows divide as they divide `length`."""
+    step = math.lcm(length, multiple)
+    if step > 4096 or length % multiple:
+        step = multiple
+    return length + -(-max(needed - length, step) // step) * step
+
+
+def agreement(first: Graph, second: Graph) -> int:
+    """How many leading nodes are the same in both graphs, sizes apart."""
+    for count, (a, b) in enumerate(zip(first.nodes, second.nodes, strict=False)):
+        if a.op != b.op or a.outputs != b.outputs or _refs(a.args) != _refs(b.args):
+            return count
+    return min(len(first.nodes), len(second.nodes))
+
+
+def _refs(tree: Any) -> list[Any]:
+    if isinstance(tree, (list, tuple)):
+        return [_refs(item) for item in tree if isinstance(item, (list, tuple, Ref))]
+    return [tree] if isinstance(tree, Ref) else []
+
+
+def follows_size(first: Graph, second: Graph, count: int) -> bool:
+    """Whether any of the first `count` nodes may have another geometry at another size of the input."""
+    seen: set[tuple[Pair, ...]] = set()
+    for value in first.inputs:
+        seen.update(_runs(first.shapes[value], second.shapes[value]))
+    for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
+        if a.op.startswith(RESIZING):
+            outs: Sequence[int] = first.shapes[a.outputs[0]]
+            if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
+                return True
+        if a.op in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+            if not _same_grouping(first, second, a, b, seen):
+                return True
+        elif a.op not in ("expand", "broadcast_to") and (a.args != b.args or a.kwargs != b.kwargs):
+            return True
+        for value in a.outputs:
+            seen.update(_runs(first.shapes[value], second.shapes[value]))
+        if a.op in ("cat", "stack"):
+            dim = bind(a.func, a.args, a.kwargs)["dim"]
+            if first.shapes[a.outputs[0]][dim] != second.shapes[b.outputs[0]][dim]:
+                return True
+    return False
+
+
+def _runs(native: Sequence[int], grown: Sequence[int]) -> Iterator[tuple[Pair, ...]]:
+    """Neighbouring dimensions, two and three at a time, each as (original length, grown length)."""
+    pairs = list(zip(native, grown, strict=True))
+    for count in (2, 3):
+        for i in range(len(pairs) - count + 1):
+            yield tuple(pairs[i : i + count])
+
+
+def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tuple[Pair, ...]]) -> bool:
+    """Whether a reshape does the same to every place: it merges dimensions, restores a merged map, or cuts windows.
+
+    Cutting a dimension into a fixed number of pieces, each of which grows, is what brings distant places together.
+    """
+    old, new = first.shapes[a.args[0].value], first.shapes[a.outputs[0]]
+    wide = second.shapes[b.args[0].value], second.shapes[b.outputs[0]]
+    groups = factors(tuple(old), tuple(new))
+    if groups != factors(tuple(wide[0]), tuple(wide[1])):
+        return False
+    for before, after in groups:
+        pairs = tuple((new[dim], wide[1][dim]) for dim in after if (new[dim], wide[1][dim]) != (1, 1))
+        growing = [n != m for n, m in pairs]
+        if len(before) == 1 and any(growing) and len(pairs) > 1:
+            window = growing[0] and not any(growing[1:])
+            if not window and pairs not in seen:
+                return False
+        elif len(before) > 1 and len(pairs) > 1 and any(growing) and pairs not in seen:
+            return False
+    return True

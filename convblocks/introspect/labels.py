@@ -1,0 +1,302 @@
+"""Labels: what the elements of a tensor depend on, in a form that every rule can carry along.
+
+A label array has one leading dimension of features; the others follow the tensor's shape, of length 1 where the labels
+do not vary. Merging what two elements depend on is an elementwise minimum. For the interval lo..hi of input rows the
+features are (lo, -hi), so that the minimum is the hull; what depends on nothing has `NOTHING` everywhere. The rules
+know only the minimum, so the same rules serve intervals and masks of reached pixels alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NOTHING = 2**40
+"""Feature of an element that depends on no input; larger than any coordinate."""
+
+LARGEST = 2**23
+"""Elements of the largest array that is put together: 64 MB of intervals."""
+
+
+class TooLarge(Exception):
+    """An array of labels would not fit in a reasonable memory."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        super().__init__(f"labels of {' x '.join(map(str, lengths))} elements")
+
+
+def affordable(lengths: Sequence[int]) -> None:
+    """Refuse to put together an array of this shape where it is too large."""
+    if math.prod(lengths) > LARGEST:
+        raise TooLarge(lengths)
+
+
+class Labels:
+    """Label array of one tensor along one input axis.
+
+    `pooled` says that the tensor no longer has a position along the axis: every element has gathered the whole of it.
+    A linear layer on a channel-last map sees the map flattened and the result is unflattened again, so labels reshaped
+    by a view keep the array from before it (`origin`) and are reshaped only when somebody looks at `data`. Likewise a
+    concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`.
+    """
+
+    __slots__ = ("_data", "origin", "parts", "pooled")
+
+    def __init__(
+        self, data: Tensor | None, pooled: bool = False, origin: Reshaped | None = None, parts: Joined | None = None
+    ) -> None:
+        self._data, self.pooled, self.origin, self.parts = data, pooled, origin, parts
+
+    @property
+    def data(self) -> Tensor:
+        if self._data is None:
+            if self.origin is not None:
+                self._data = regroup(*self.origin)
+            else:
+                assert self.parts is not None
+                self._data = concatenate(*self.parts)
+        return self._data
+
+    @property
+    def features(self) -> int:
+        """Length of the leading dimension of the array."""
+        return self._any().shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._any().dtype
+
+    def _any(self) -> Tensor:
+        if self._data is not None:
+            return self._data
+        return self.origin.data if self.origin is not None else self.parts.items[0][0]._any()  # type: ignore[union-attr]
+
+    def per_part(self, function: Callable[[Labels], Labels]) -> Labels:
+        """Treat every part alike; what is done must not look along the dimension of the concatenation."""
+        assert self.parts is not None
+        done: dict[int, Labels] = {}
+        for item, _ in self.parts.items:
+            if id(item) not in done:
+                done[id(item)] = function(item)
+        return joined(self.parts.dim, [(done[id(item)], length) for item, length in self.parts.items])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of the array along every dimension of the tensor: 1 where the labels do not vary."""
+        if self._data is not None:
+            return list(self._data.shape[1:])
+        if self.origin is not None:
+            return regrouped_lengths(*self.origin)[1]
+        assert self.parts is not None
+        lengths = [max(column) for column in zip(*(item.lengths for item, _ in self.parts.items), strict=True)]
+        lengths[self.parts.dim] = sum(length for _, length in self.parts.items)
+        return lengths
+
+    @property
+    def ndim(self) -> int:
+        return len(self.lengths)
+
+    def length(self, dim: int) -> int:
+        return self.lengths[dim]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Labels:
+        """The same labels after a rearrangement of the array."""
+        return Labels(function(self.data), self.pooled)
+
+    def reshaped(self, old: Sequence[int], new: Sequence[int]) -> Labels:
+        """As a tensor of shape `old` becomes one of shape `new`."""
+        if self.origin is not None:
+            data, before, _ = self.origin
+            return (
+                Labels(data, self.pooled) if tuple(before) == tuple(new) else self._reshape(Reshaped(data, before, new))
+            )
+        return self._reshape(Reshaped(self.data, old, new))
+
+    def _reshape(self, origin: Reshaped) -> Labels:
+        expanded, shaped = regrouped_lengths(*origin)
+        if expanded == list(origin.data.shape[1:]) and len(expanded) == len(shaped):
+            return Labels(regroup(*origin), self.pooled)
+        return Labels(None, self.pooled, origin)
+
+    def with_ndim(self, ndim: int) -> Labels:
+        """Broadcast to a tensor with more dimensions, as PyTorch does: new ones in front."""
+        missing = ndim - self.ndim
+        if missing <= 0:
+            return self
+        shape = self.data.shape
+        return Labels(self.data.reshape(shape[0], *[1] * missing, *shape[1:]), self.pooled)
+
+
+class Joined(NamedTuple):
+    """Labels concatenated along one dimension of the tensor, each with its length there."""
+
+    dim: int
+    items: Sequence[tuple[Labels, int]]
+
+
+def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
+    """The concatenation of labels that are all pooled or all not; the array is put together when somebody looks at
+    it."""
+    first = items[0][0]
+    if all(item is first for item, _ in items) and first.length(dim) == 1:
+        return first
+    return Labels(None, first.pooled, parts=Joined(dim, items))
+
+
+def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
+    """The array of a concatenation."""
+    arrays = [item.data for item, _ in items]
+    shape = torch.broadcast_shapes(*[[1 if d == dim + 1 else n for d, n in enumerate(a.shape)] for a in arrays])
+    wide = [
+        array.expand(*shape[: dim + 1], length, *shape[dim + 2 :])
+        for array, (_, length) in zip(arrays, items, strict=True)
+    ]
+    affordable([*shape[1 : dim + 1], sum(length for _, length in items), *shape[dim + 2 :]])
+    return compress(torch.cat(wide, dim + 1), [dim])
+
+
+class Reshaped(NamedTuple):
+    """An array of labels, the shape of the tensor it belongs to, and the shape that a view has given the tensor."""
+
+    data: Tensor
+    old: Sequence[int]
+    new: Sequence[int]
+
+
+def regrouped_lengths(data: Tensor, old: Sequence[int], new: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What to expand the array to before a reshape, and what to reshape it to; groups that do not vary stay short."""
+    expanded: list[int] = []
+    shaped: list[int] = []
+    for before, after in factors(tuple(old), tuple(new)):
+        varies = any(data.shape[dim + 1] > 1 for dim in before)
+        expanded += [old[dim] if varies else 1 for dim in before]
+        shaped += [new[dim] if varies else 1 for dim in after]
+    return expanded, shaped
+
+
+def regroup(data: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Reshape labels as a tensor of shape `old` becomes one of shape `new`."""
+    if 0 in old:
+        return data.new_full((data.shape[0], *[1] * len(new)), NOTHING)
+    expanded, shaped = regrouped_lengths(data, old, new)
+    affordable(shaped)
+    return data.expand(data.shape[0], *expanded).reshape(data.shape[0], *shaped)
+
+
+@lru_cache(maxsize=4096)
+def factors(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Match runs of dimensions with equal products: (2, 6) and (2, 3, 2) give [0]-[0] and [1]-[1, 2]."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        before, after = [], []
+        left = right = 1
+        if i < len(old):
+            left, before, i = old[i], [i], i + 1
+        if j < len(new):
+            right, after, j = new[j], [j], j + 1
+        while left != right:
+            if left < right:
+                left, i = left * old[i], i + 1
+                before.append(i - 1)
+            else:
+                right, j = right * new[j], j + 1
+                after.append(j - 1)
+        groups.append((before, after))
+    return groups
+
+
+def union(items: Iterable[Labels | None], ndim: int) -> Labels | None:
+    """What depends on all of `items` together.
+
+    A pooled item is a gate where another one still has a position: the local field leaves it out.
+    """
+    present = [item for item in items if item is not None]
+    if any(not item.pooled for item in present):
+        present = [item for item in present if not item.pooled]
+    if not present:
+        return None
+    merged = present[0].with_ndim(ndim)
+    for item in present[1:]:
+        merged = _union_of_two(merged, item.with_ndim(ndim))
+    return merged
+
+
+def _union_of_two(first: Labels, second: Labels) -> Labels:
+    if second is first:
+        return first
+    if first.parts is None:
+        first, second = second, first
+    if first.parts is not None:
+        dim, items = first.parts
+        if second.length(dim) == 1:
+            return first.per_part(lambda part: _union_of_two(part, second))
+        if (
+            second.parts is not None
+            and second.parts.dim == dim
+            and [n for _, n in items] == [n for _, n in second.parts.items]
+        ):
+            pairs = zip(items, second.parts.items, strict=True)
+            return joined(dim, [(_union_of_two(a, b), length) for (a, length), (b, _) in pairs])
+    affordable([max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)])
+    return Labels(torch.minimum(first.data, second.data), first.pooled)
+
+
+def interval(positions: Tensor) -> Tensor:
+    """Features (lo, -hi) of elements that depend on one position each."""
+    return torch.stack((positions, -positions))
+
+
+def extent(data: Tensor) -> Tensor:
+    """Number of positions from lo to hi of every element; negative for one that depends on nothing."""
+    return 1 - data[0] - data[1]
+
+
+def nothing_like(data: Tensor) -> Tensor:
+    return torch.full_like(data, NOTHING)
+
+
+@lru_cache(maxsize=4096)
+def window_taps(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """Row i of the table lists the elements a window reads for output i; `length` stands for an element outside."""
+    taps = torch.arange(out)[:, None] * stride - padding + torch.arange(kernel)[None, :] * dilation
+    return torch.where((taps >= 0) & (taps < length), taps, length)
+
+
+@lru_cache(maxsize=1024)
+def transposed_taps(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """The same table for a transposed convolution: output i reads element (i + p - t d) / s where that is whole."""
+    reach = torch.arange(out)[:, None] + padding - torch.arange(kernel)[None, :] * dilation
+    taps = torch.div(reach, stride, rounding_mode="floor")
+    inside = (reach % stride == 0) & (taps >= 0) & (taps < length)
+    return torch.where(inside, taps, length)
+
+
+def gather(data: Tensor, dim: int, taps: Tensor) -> Tensor:
+    """Minimum over the listed elements of dimension `dim` of the tensor, for every row of the table."""
+    axis = dim + 1
+    affordable([*data.shape[1:axis], taps.numel(), *data.shape[axis + 1 :]])
+    border = data.narrow(axis, 0, 1)
+    extended = torch.cat((data, nothing_like(border)), axis)
+    picked = extended.index_select(axis, taps.flatten())
+    if taps.shape[1] == 1:
+        return picked
+    return picked.unflatten(axis, taps.shape).amin(axis + 1)
+
+
+def constant_along(data: Tensor, axis: int) -> bool:
+    """Whether the array does not vary along `axis`."""
+    return data.shape[axis] == 1 or bool((data == data.narrow(axis, 0, 1)).all())
+
+
+def compress(data: Tensor, dims: Sequence[int]) -> Tensor:
+    """Give dimensions of the tensor along which nothing varies the length 1."""
+    for dim in dims:
+        if data.shape[dim + 1] > 1 and constant_along(data, dim + 1):
+            data = data.narrow(dim + 1, 0, 1)
+    return data

@@ -1,0 +1,82 @@
+"""What an ATen operator says about itself: its name, its arguments, what it views and what it writes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COSTED = frozenset(
+    {"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear"}
+    | {
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    }
+    | {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable"}
+)
+"""Operations that multiply and accumulate: recorded even where they do not depend on the input."""
+
+
+@cache
+def name_of(func: Any) -> str:
+    """`convolution` for `aten.convolution.default`; operators of other libraries keep their namespace:
+    `torchvision::nms`."""
+    qualified = func._schema.name
+    return qualified.removeprefix("aten::")
+
+
+@cache
+def arguments(func: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and defaults of the arguments, in order."""
+    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in func._schema.arguments)
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, defaults filled in."""
+    bound = {name: default for name, default in arguments(func)}
+    bound.update(zip((name for name, _ in arguments(func)), args, strict=False))
+    bound.update(kwargs)
+    return bound
+
+
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    schema = func._schema
+    return tuple(
+        (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+    )
+
+
+def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that the operation writes into."""
+    found = []
+    for position, name in _written(func):
+        item = args[position] if position < len(args) else kwargs.get(name)
+        if isinstance(item, Tensor):
+            found.append(item)
+    return found
+
+
+@cache
+def is_inplace_view(func: Any) -> bool:
+    """Whether the operation gives its argument another shape (`t_`, `as_strided_`) and leaves the data alone."""
+    return torch.Tag.inplace_view in func.tags and name_of(func) not in ("resize_", "set_", "resize_as_")
+
+
+@cache
+def is_view(func: Any) -> bool:
+    """Whether the result shares the memory of the first argument."""
+    schema = func._schema
+    if not schema.arguments or _written(func):
+        return False
+    info = schema.arguments[0].alias_info
+    return info is not None and not info.is_write
+
+
+@cache
+def is_pointwise(func: Any) -> bool:
+    """Whether element i of the result depends on element i of the (broadcast) operands alone."""
+    return torch.Tag.pointwise in func.tags

@@ -1,0 +1,176 @@
+"""Carry labels from the input of a recorded graph to every tensor of it, by the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convblocks.introspect import rules as _rules  # noqa: F401 - importing registers them
+from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.labels import Labels, TooLarge, extent, interval
+from convblocks.introspect.operations import is_pointwise
+from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
+from convblocks.introspect.rules.pointwise import pointwise
+from convblocks.introspect.tracing import Graph, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial dimension of one input of the network."""
+
+    input: int
+    dim: int
+
+
+@dataclass(slots=True)
+class Propagation:
+    """What every value of a graph depends on along one axis.
+
+    `unknown` names, for each value downstream of an operation without a proof, the operations; its labels are an upper
+    bound.
+    """
+
+    labels: dict[int, Labels] = field(default_factory=dict)
+    unknown: dict[int, frozenset[str]] = field(default_factory=dict)
+
+
+class Whole:
+    """Gathering an axis is taken as it is: the field of a squeeze-and-excitation gate is the whole image."""
+
+    exact_borders = True
+
+    def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        return after
+
+
+class Local:
+    """Gathering the whole axis makes a tensor pooled, which is left out where it meets one that has a position.
+
+    Whole is what spans more than half of an input grown to at least twice the field of any unit. The field of a pooled
+    element is that of a window of as many units as there are at the original input size, taken from the middle.
+    """
+
+    exact_borders = False
+
+    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], grown: bool) -> None:
+        self.half = length // 2
+        self.native_shapes = native_shapes
+        self.grown = grown
+        self.gates: dict[int, Labels] = {}
+
+    def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        if before.pooled or not self._spans(after.data) or self._spans(before.data):
+            return after
+        self.gates[call.number] = after
+        data = before.data
+        for dim in dims:
+            count = self._native_length(call, data, dim)
+            data = data.narrow(dim + 1, (data.shape[dim + 1] - count) // 2, count)
+        return Labels(data.amin([dim + 1 for dim in dims], keepdim=True), pooled=True)
+
+    def _spans(self, data: Tensor) -> bool:
+        """Whether every element that depends on anything depends on more than half of the input."""
+        size = extent(data)
+        return bool(((size > self.half) | (size < 0)).all()) and bool((size > 0).any())
+
+    def _native_length(self, call: Call, data: Tensor, dim: int) -> int:
+        if not self.grown:
+            return data.shape[dim + 1]
+        for item in call.node.args:
+            refs = item if isinstance(item, (list, tuple)) else (item,)
+            for ref in refs:
+                if isinstance(ref, Ref):
+                    shape = call.shape_of(ref)
+                    if len(shape) > dim and shape[dim] == data.shape[dim + 1]:
+                        return self.native_shapes[ref.value][dim]
+        raise NoRule("a reduction whose length at the original size is not known")
+
+
+def refs_of(node: Node) -> Iterator[int]:
+    for item in (*node.args, *node.kwargs.values()):
+        for ref in item if isinstance(item, (list, tuple)) else (item,):
+            if isinstance(ref, Ref):
+                yield ref.value
+
+
+def find_rule(func: Any, op: str) -> Rule | None:
+    """The rule of an operation; its in-place form ends in an underscore."""
+    known = RULES.get(op) or RULES.get(op.rstrip("_"))
+    if known is None and is_pointwise(func):
+        return pointwise
+    return known
+
+
+def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], Tensor] | None = None) -> Propagation:
+    """Labels of every value along `axis`; `start` gives the features of the input's positions (intervals by
+    default)."""
+    done = Propagation()
+    value = graph.inputs[axis.input]
+    shape = graph.shapes[value]
+    length = shape[axis.dim]
+    data = (start or (lambda n: interval(torch.arange(n))))(length)
+    done.labels[value] = Labels(
+        data.reshape(data.shape[0], *[length if d == axis.dim else 1 for d in range(len(shape))])
+    )
+    for number, node in enumerate(graph.nodes):
+        _step(graph, node, number, policy, done)
+    return done
+
+
+def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
+    operands = list(refs_of(node))
+    known = [done.labels[value] for value in operands if value in done.labels]
+    if not known:
+        return
+    reasons = frozenset().union(*(done.unknown.get(value, frozenset()) for value in operands))
+    try:
+        results = _apply(graph, node, number, policy, done.labels)
+    except Exception as error:  # noqa: BLE001 - what a rule cannot handle is unknown, never guessed
+        detail = f" ({error})" if isinstance(error, (NoRule, TooLarge)) and str(error) else ""
+        where = graph.where(node)
+        name = node.op if "::" in node.op else f"aten.{node.op}"
+        reasons |= {f"{name}{detail}" + (f" in {where}" if where else "")}
+        results = [_hull(known, len(graph.shapes[value])) for value in node.outputs]
+    for value, labels in zip(node.outputs, results, strict=True):
+        if labels is not None:
+            done.labels[value] = labels
+            if reasons:
+                done.unknown[value] = reasons
+
+
+def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[int, Labels]) -> list[Labels | None]:
+    rule = find_rule(node.func, node.op)
+    if rule is None:
+        raise NoRule
+    call = Call(graph, node, number, labels, policy)
+    result: Result = rule(call)
+    results = list(result) if isinstance(result, (list, tuple)) else [result] * len(node.outputs)
+    if len(results) != len(node.outputs):
+        raise NoRule("the rule gave another number of results")
+    for value, item in zip(node.outputs, results, strict=True):
+        shape = graph.shapes[value]
+        if item is not None and (
+            item.ndim != len(shape) or any(n != 1 and n != m for n, m in zip(item.lengths, shape, strict=True))
+        ):
+            raise NoRule("the rule does not fit the shapes")
+    return results
+
+
+def _leaves(labels: Labels) -> Iterator[Tensor]:
+    if labels.parts is not None:
+        for part, _ in labels.parts.items:
+            yield from _leaves(part)
+    else:
+        yield labels.origin.data if labels.origin is not None else labels.data
+
+
+def _hull(known: Sequence[Labels], ndim: int) -> Labels:
+    """The most that any result can depend on: everything the operands depend on."""
+    parts = [item for labels in known for item in _leaves(labels)]
+    features = [part.flatten(1).amin(1) for part in parts]
+    data = torch.stack(features).amin(0)
+    return Labels(data.reshape(-1, *[1] * ndim))

@@ -1,0 +1,155 @@
+"""The rules, one an operation: from the labels of the operands to the labels of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.labels import Labels, affordable, compress, gather, union
+from convblocks.introspect.operations import bind
+from convblocks.introspect.tracing import Graph, Node
+
+Result = Labels | None | Sequence[Labels | None]
+Rule = Callable[["Call"], Result]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the ATen operations `names` (their in-place forms are found by themselves)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+class NoRule(Exception):
+    """The rule cannot prove what this use of the operation does."""
+
+
+class Policy(Protocol):
+    """What to make of an operation that may gather a whole axis."""
+
+    exact_borders: bool
+
+    def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        """Labels after the dimensions `dims` have been gathered into one element."""
+        ...
+
+
+class Call:
+    """One node as its rule sees it: arguments by name, labels and shapes of its tensors."""
+
+    def __init__(self, graph: Graph, node: Node, number: int, labels: dict[int, Labels], policy: Policy) -> None:
+        self.graph, self.node, self.number, self.policy = graph, node, number, policy
+        self._labels = labels
+        self.arguments = bind(node.func, node.args, node.kwargs)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str) -> Any:
+        """The argument, None where the operation has none of that name."""
+        return self.arguments.get(name)
+
+    def of(self, ref: Any) -> Labels | None:
+        """Labels of a tensor argument, with as many dimensions as the tensor."""
+        if not isinstance(ref, Ref):
+            return None
+        return self._labels.get(ref.value)
+
+    def shape_of(self, ref: Ref) -> tuple[int, ...]:
+        return self.graph.shapes[ref.value]
+
+    @property
+    def source(self) -> Ref:
+        """The first tensor of the operation."""
+        return self.node.args[0]
+
+    @property
+    def input(self) -> Labels | None:
+        return self.of(self.source)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first tensor of the operation."""
+        return self.shape_of(self.source)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def out_shape(self, position: int = 0) -> tuple[int, ...]:
+        return self.graph.shapes[self.node.outputs[position]]
+
+    def constant(self, ref: Ref) -> Tensor:
+        """The elements of an operand that does not depend on the input."""
+        value = self.graph.constants.get(ref.value)
+        if value is None:
+            raise NoRule("indices of unknown value")
+        return value
+
+    def reduce(self, labels: Labels, dims: Sequence[int]) -> Labels:
+        """Gather the dimensions `dims` of a tensor; they stay, with length 1."""
+        dims = [dim % labels.ndim for dim in dims]
+        if labels.parts is not None and labels.parts.dim not in dims:
+            return labels.per_part(lambda part: self.reduce(part, dims))
+        varying = [dim % labels.ndim for dim in dims if labels.length(dim % labels.ndim) > 1]
+        if not varying:
+            return labels
+        after = labels.map(lambda data: data.amin([dim + 1 for dim in varying], keepdim=True))
+        return self.policy.gathered(self, labels, after, varying)
+
+    def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
+        """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
+        return union((labels, self.reduce(labels, dims)), labels.ndim)
+
+    def window(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
+        """Slide a window, given by its table of taps, along dimension `dim` of true length `length`."""
+        if labels.parts is not None and labels.parts.dim != dim:
+            return labels.per_part(lambda part: self.window(part, dim, length, taps))
+        if labels.length(dim) == 1:
+            if length == 1 or not self._leaves_gaps(taps, length):
+                return (
+                    labels
+                    if length > 1 or not bool((taps >= length).all(1).any())
+                    else self._gather(labels, dim, length, taps)
+                )
+            affordable([length if d == dim else n for d, n in enumerate(labels.lengths)])
+            labels = labels.map(lambda data: data.expand([-1 if d != dim + 1 else length for d in range(data.ndim)]))
+        return self._gather(labels, dim, length, taps)
+
+    def _gather(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
+        after = labels.map(lambda data: gather(data, dim, taps))
+        if taps.shape[0] > 1:
+            return after
+        return self.policy.gathered(self, labels, after, [dim])
+
+    def _leaves_gaps(self, taps: Tensor, length: int) -> bool:
+        """Whether some window reads padding alone, so that labels that did not vary along the dimension now do.
+
+        At the border that matters for border units alone; a gap between others (a transposed convolution) matters
+        anywhere.
+        """
+        empty = (taps >= length).all(1)
+        if self.policy.exact_borders:
+            return bool(empty.any())
+        filled = (~empty).nonzero().flatten()
+        return len(filled) > 0 and bool(empty[int(filled[0]) : int(filled[-1])].any())
+
+    def tidy(self, labels: Labels, dims: Sequence[int]) -> Labels:
+        """Shorten dimensions along which nothing varies any more."""
+        if labels.parts is not None and labels.parts.dim not in dims:
+            return labels.per_part(lambda part: self.tidy(part, dims))
+        return labels.map(lambda data: compress(data, dims))
+
+
+def spread(values: Any, count: int) -> list[Any]:
+    """`[2]` stands for `[2, 2]` in the arguments of poolings."""
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    return values * count if len(values) == 1 else values

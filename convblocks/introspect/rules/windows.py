@@ -1,0 +1,156 @@
+"""Operations that slide a window: convolution, pooling, unfolding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convblocks.introspect.labels import Labels, gather, transposed_taps, union, window_taps
+from convblocks.introspect.registry import Call, NoRule, Result, rule, spread
+
+
+def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels: int) -> Labels:
+    """Every output channel reads all input channels of its group."""
+    channels = labels.length(dim)
+    if channels == 1 or (groups == channels == out_channels):
+        return labels
+    if groups == 1 and labels.parts is not None and labels.parts.dim == dim and not labels.pooled:
+        merged = union((part for part, _ in labels.parts.items), labels.ndim)
+        assert merged is not None
+        # The parts may vary along the channels themselves.
+        return mix_channels(call, merged, dim, groups, out_channels)
+    if groups == 1:
+        return call.reduce(labels, [dim])
+    grouped = labels.map(lambda data: data.unflatten(dim + 1, (groups, channels // groups)).amin(dim + 2))
+    return grouped.map(lambda data: data.repeat_interleave(out_channels // groups, dim + 1))
+
+
+@rule("convolution", "_convolution")
+def convolution(call: Call) -> Result:
+    labels = call.input
+    if call.of(call["weight"]) is not None or call.of(call["bias"]) is not None:
+        raise NoRule("weights that depend on the input")
+    if labels is None:
+        return None
+    shape, out, kernel = call.shape, call.out_shape(), call.shape_of(call["weight"])
+    count = len(kernel) - 2
+    first = len(shape) - count
+    labels = mix_channels(call, labels, first - 1, call["groups"], out[first - 1])
+    stride, padding, dilation = (spread(call[name], count) for name in ("stride", "padding", "dilation"))
+    table = transposed_taps if call["transposed"] else window_taps
+    for i in range(count):
+        dim = first + i
+        taps = table(shape[dim], out[dim], kernel[2 + i], stride[i], padding[i], dilation[i])
+        labels = call.window(labels, dim, shape[dim], taps)
+    return call.tidy(labels, range(first, len(shape))) if call.policy.exact_borders else labels
+
+
+def _pool(call: Call, count: int, dilation: list[int]) -> Result:
+    labels, shape, out = call.input, call.shape, call.out_shape()
+    if labels is None:
+        return None
+    kernel = spread(call["kernel_size"], count)
+    stride = spread(call["stride"], count) if call["stride"] else kernel
+    padding = spread(call["padding"], count)
+    for i in range(count):
+        dim = len(shape) - count + i
+        taps = window_taps(shape[dim], out[dim], kernel[i], stride[i], padding[i], dilation[i])
+        labels = call.window(labels, dim, shape[dim], taps)
+    return labels
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def average_pool(call: Call) -> Result:
+    count = int(call.node.op[-2])
+    return _pool(call, count, [1] * count)
+
+
+@rule(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "max_pool1d_with_indices",
+)
+def max_pool(call: Call) -> Result:
+    count = int(call.node.op[8])
+    labels = _pool(call, count, spread(call["dilation"], count))
+    return [labels] * len(call.node.outputs)  # type: ignore[list-item]
+
+
+def adaptive_taps(length: int, out: int) -> Tensor:
+    """Output i reads floor(i n / o) to ceil((i + 1) n / o) - 1."""
+    starts = [i * length // out for i in range(out)]
+    ends = [-(-(i + 1) * length // out) for i in range(out)]
+    widest = max(end - start for start, end in zip(starts, ends, strict=True))
+    taps = torch.tensor(starts)[:, None] + torch.arange(widest)
+    return torch.where(taps < torch.tensor(ends)[:, None], taps, length)
+
+
+@rule(
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"
+)
+@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def adaptive_pool(call: Call) -> Result:
+    labels, shape, out = call.input, call.shape, call.out_shape()
+    if labels is None:
+        return None
+    dims = range(len(shape) - len(call["output_size"]), len(shape))
+    labels = call.reduce(labels, [dim for dim in dims if out[dim] == 1])
+    for dim in dims:
+        if out[dim] > 1 and labels.length(dim) > 1:
+            labels = labels.map(lambda data, dim=dim: gather(data, dim, adaptive_taps(shape[dim], out[dim])))
+    return [labels] * len(call.node.outputs)
+
+
+@rule("im2col")
+def unfold(call: Call) -> Result:
+    """(N, C, H, W) -> (N, C kh kw, positions)."""
+    labels, shape = call.input, call.shape
+    if labels is None:
+        return None
+    if len(shape) != 4:
+        raise NoRule("an unfold without a batch dimension")
+    data = labels.data
+    sizes: list[int] = []
+    for i in range(2):
+        axis = 3 + 2 * i
+        length = shape[2 + i]
+        kernel, stride, padding, dilation = (
+            spread(call[key], 2)[i] for key in ("kernel_size", "stride", "padding", "dilation")
+        )
+        out = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        taps = window_taps(length, out, kernel, stride, padding, dilation)
+        data = data.expand([length if d == axis else -1 for d in range(data.ndim)])
+        rows = gather(data, axis - 1, taps.T.reshape(-1, 1))
+        data = rows.unflatten(axis, (kernel, out))
+        sizes += [kernel, out]
+    # (K, N, C, kh, oh, kw, ow) -> (K, N, C kh kw, oh ow)
+    data = data.permute(0, 1, 2, 3, 5, 4, 6)
+    data = data.expand(-1, -1, shape[1], -1, -1, -1, -1)
+    return labels.map(lambda _: data.reshape(*data.shape[:2], shape[1] * sizes[0] * sizes[2], sizes[1] * sizes[3]))
+
+
+@rule("col2im")
+def fold(call: Call) -> Result:
+    """(N, C kh kw, positions) -> (N, C, H, W), overlapping windows added."""
+    labels, shape, out = call.input, call.shape, call.out_shape()
+    if labels is None:
+        return None
+    if len(shape) != 3:
+        raise NoRule("a fold without a batch dimension")
+    kernel, stride, padding, dilation = (
+        spread(call[key], 2) for key in ("kernel_size", "stride", "padding", "dilation")
+    )
+    counts = [(out[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
+    data = labels.data.expand(-1, -1, shape[1], shape[2])
+    data = data.unflatten(3, counts).unflatten(2, (out[1], kernel[0], kernel[1]))  # K, N, C, kh, kw, oh, ow
+    data = data.permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
+    for i in (1, 0):
+        axis = 3 + 2 * i
+        taps = transposed_taps(counts[i], out[2 + i], kernel[i], stride[i], padding[i], dilation[i])
+        offset = torch.arange(kernel[i])[None, :] * counts[i]
+        flat = torch.where(taps < counts[i], taps + offset, kernel[i] * counts[i])
+        data = gather(data.flatten(axis, axis + 1), axis - 1, flat)
+    return call.tidy(labels.map(lambda _: data), [1])

@@ -1,0 +1,364 @@
+"""One forward pass on meta tensors, recorded as a graph of ATen operations.
+
+Every operation passes a ``TorchDispatchMode``, whatever Python control flow led to it. Tensors on the meta device have
+shapes and no data, so a network of any size costs no memory, and neither its parameters nor its buffers are touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
+from convblocks.introspect.operations import COSTED, is_inplace_view, is_view, name_of, written_arguments
+
+
+@dataclass(slots=True)
+class Node:
+    """One recorded operation; tensors among its arguments are `Ref`, its outputs are value numbers."""
+
+    op: str
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    call: int
+
+
+@dataclass(slots=True)
+class ModuleCall:
+    """One call of one module; `nodes` is the half-open range of the operations recorded inside it."""
+
+    name: str
+    module: nn.Module
+    parent: int
+    depth: int
+    nodes: tuple[int, int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Graph:
+    """What one forward pass did. A value is a tensor at one moment: an in-place write makes a new value."""
+
+    nodes: list[Node] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    depends: list[bool] = field(default_factory=list)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    parameters: dict[int, Tensor] = field(default_factory=dict)
+    calls: list[ModuleCall] = field(default_factory=list)
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    error: Exception | None = None
+    error_at: str = ""
+
+    def where(self, node: Node) -> str:
+        """The dotted name of the module the node ran in, "" for the network itself."""
+        return self.calls[node.call].name if node.call >= 0 else ""
+
+
+class ValueNeeded(RuntimeError):
+    """Python asked for the value of a tensor that depends on the input."""
+
+
+def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Replace every tensor in nested lists and tuples by `function` of it."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_tensors(item, function) for item in tree) if type(tree) in (list, tuple) else tree
+    return tree
+
+
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """The tensors of nested lists, tuples and mappings, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from leaves(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from leaves(item)
+
+
+class _Tracer(TorchDispatchMode):
+    def __init__(self, parameters: dict[int, Tensor], buffers: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.aliases = AliasTable(self._emit, self.graph.shapes)
+        self.parameters, self.buffers = parameters, buffers
+        self.twins: dict[int, Tensor] = {}
+        # A tensor object must outlive the trace, or its id would be given to another.
+        self.alive: list[Tensor] = []
+        self.stack: list[int] = []
+
+    def new_value(self, shape: Sequence[int], dtype: torch.dtype, depends: bool) -> int:
+        graph = self.graph
+        graph.shapes.append(tuple(shape))
+        graph.dtypes.append(dtype)
+        graph.depends.append(depends)
+        return len(graph.shapes) - 1
+
+    def read(self, tensor: Tensor) -> int:
+        """The value `tensor` holds now."""
+        alias = self.aliases.get(tensor)
+        if alias is None:
+            value = self.new_value(tensor.shape, tensor.dtype, depends=False)
+            if id(tensor) in self.parameters:
+                self.graph.parameters[value] = tensor
+            elif tensor.device.type == "cpu":
+                self.graph.constants[value] = tensor
+            alias = Alias.fresh(value, meta=tensor.is_meta)
+            self.bind(tensor, alias)
+        return self.aliases.value(alias)
+
+    def bind(self, tensor: Tensor, alias: Alias) -> None:
+        self.alive.append(tensor)
+        self.aliases.set(tensor, alias)
+
+    def _emit(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Sequence[tuple[int, ...]]
+    ) -> list[int]:
+        depends = any(self.graph.depends[ref.value] for ref in _refs((args, kwargs)))
+        dtype = self.graph.dtypes[args[0].value]
+        return self._record(func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
+
+    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]) -> list[int]:
+        op = name_of(func)
+        if op in COSTED or any(self.graph.depends[value] for value in outputs):
+            call = self.stack[-1] if self.stack else -1
+            self.graph.nodes.append(Node(op, func, args, kwargs, tuple(outputs), call))
+        return outputs
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        """A tensor on the meta device that stands for `tensor`."""
+        if tensor.is_meta:
+            return tensor
+        twin = self.twins.get(id(tensor))
+        if twin is None:
+            twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            self.twins[id(tensor)] = twin
+            self.alive.append(tensor)
+        return twin
+
+    def _stands_on_meta(self, tensor: Tensor) -> bool:
+        alias = self.aliases.get(tensor)
+        return tensor.is_meta or id(tensor) in self.parameters or (alias is not None and alias.root.meta)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = list(leaves((args, tuple(kwargs.values()))))
+        if name_of(func) == "_local_scalar_dense":
+            return self._scalar(func, tensors[0])
+        values = [self.read(tensor) for tensor in tensors]
+        numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
+        writes = written_arguments(func, args, kwargs)
+        on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
+        twins = self._twin if on_meta else (lambda tensor: tensor)
+        run_kwargs = {key: map_tensors(item, twins) for key, item in kwargs.items()}
+        if on_meta and run_kwargs.get("device") is not None:
+            run_kwargs["device"] = torch.device("meta")
+        result = func(*map_tensors(args, twins), **run_kwargs)
+
+        node_args = map_tensors(args, lambda tensor: numbers[id(tensor)])
+        node_kwargs = {key: map_tensors(item, lambda tensor: numbers[id(tensor)]) for key, item in kwargs.items()}
+        depends = any(self.graph.depends[value] for value in values)
+        outputs = [t for t in (result if isinstance(result, (list, tuple)) else (result,)) if isinstance(t, Tensor)]
+        if is_inplace_view(func):
+            self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
+            return result
+        numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
+        self._record(func, node_args, node_kwargs, numbered)
+        if writes:
+            self._write(writes, outputs, numbered, on_meta)
+        elif tensors and is_view(func):
+            source = self.aliases.get(tensors[0])
+            assert source is not None
+            step = Step(func, node_args, node_kwargs, tuple(tuple(t.shape) for t in outputs), 0)
+            for position, (tensor, value) in enumerate(zip(outputs, numbered, strict=True)):
+                self.bind(tensor, source.view(step.at(position), value))
+        else:
+            for tensor, value in zip(outputs, numbered, strict=True):
+                self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
+        if not on_meta:
+            self._keep_constants(outputs, numbered)
+        return result
+
+    def _keep_constants(self, outputs: list[Tensor], numbered: list[int]) -> None:
+        for tensor, value in zip(outputs, numbered, strict=True):
+            if tensor.device.type == "cpu" and not tensor.is_floating_point():
+                self.graph.constants[value] = tensor
+
+    def _write(self, writes: list[Tensor], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
+        for target, tensor, value in zip(writes, outputs, numbered, strict=False):
+            alias = self.aliases.get(target)
+            assert alias is not None
+            alias.root.meta = alias.root.meta or on_meta
+            self.aliases.write(alias, value)
+            if tensor is not target:
+                self.bind(tensor, alias)
+
+    def _restride(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, after: Tensor
+    ) -> None:
+        """An operation such as `t_` or `as_strided_` gives the same tensor another shape."""
+        alias = self.aliases.get(before)
+        assert alias is not None
+        shape = tuple(after.shape)
+        old = self.graph.shapes[alias.value]
+        if name_of(func) == "as_strided_" and shape == old and sum(length > 1 for length in shape) <= 1:
+            # One dimension at most is longer than 1: the elements stay where they are.
+            self.bind(after, alias)
+            return
+        step = Step(func, args, kwargs, (shape,), 0)
+        [value] = self._emit(func, args, kwargs, [shape])
+        moved = alias.view(step, value)
+        self.bind(before, moved)
+        self.bind(after, moved)
+
+    def _scalar(self, func: Any, tensor: Tensor) -> Any:
+        value = self.read(tensor)
+        if self.graph.depends[value]:
+            raise ValueNeeded(
+                "the network asks for the value of a tensor that depends on its input (aten._local_scalar_dense)"
+            )
+        if tensor.is_meta:
+            raise ValueNeeded(
+                "the network asks for the value of a tensor on the meta device (aten._local_scalar_dense)"
+            )
+        return func(tensor)
+
+
+def _refs(tree: Any) -> Iterator[Ref]:
+    if isinstance(tree, Ref):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _refs(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _refs(item)
+
+
+class _Recurrent(TorchFunctionMode):
+    """`nn.LSTM` and its like compare devices before any operation is dispatched: show them parameters on the meta
+    device."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            args = map_tensors(args, self._shown)
+        return func(*args, **(kwargs or {}))
+
+    def _shown(self, tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        value = self.tracer.read(tensor)
+        twin = self.tracer._twin(tensor)
+        if self.tracer.aliases.get(twin) is None:
+            self.tracer.bind(twin, Alias.fresh(value, meta=True))
+        return twin
+
+
+@contextlib.contextmanager
+def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Iterator[None]:
+    """Note which module every operation runs in, by hooks that belong to no module."""
+    thread = threading.get_ident()
+    graph, stack = tracer.graph, tracer.stack
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if id(module) in names and threading.get_ident() == thread:
+            inputs = tuple(tracer.read(tensor) for tensor in leaves(args))
+            parent = stack[-1] if stack else -1
+            start = len(graph.nodes)
+            graph.calls.append(ModuleCall(names[id(module)], module, parent, len(stack), (start, start), inputs))
+            stack.append(len(graph.calls) - 1)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if id(module) in names and threading.get_ident() == thread and stack:
+            call = graph.calls[stack.pop()]
+            call.outputs = tuple(tracer.read(tensor) for tensor in leaves(output))
+            call.nodes = (call.nodes[0], len(graph.nodes))
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()] if model is not None else []
+    try:
+        if any(training for _, training in modes):
+            assert model is not None
+            model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def module_of(model: Callable[..., Any]) -> nn.Module | None:
+    """The module behind a network: itself, or the owner of a bound method such as `model.forward_features`."""
+    if isinstance(model, nn.Module):
+        return model
+    owner = getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def trace(model: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype]) -> Graph:
+    """Run `model` once on meta tensors of the given shapes (batch dimension included) and record what it does.
+
+    An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
+    """
+    module = module_of(model)
+    names: dict[int, str] = {}
+    parameters: dict[int, Tensor] = {}
+    buffers: dict[int, Tensor] = {}
+    if module is not None:
+        for name, child in module.named_modules():
+            names.setdefault(id(child), name)
+        parameters = {id(parameter): parameter for parameter in module.parameters()}
+        buffers = {id(buffer): buffer for buffer in module.buffers()}
+    tracer = _Tracer(parameters, buffers)
+    inputs = [
+        torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    for tensor in inputs:
+        tracer.bind(tensor, Alias.fresh(tracer.new_value(tensor.shape, tensor.dtype, depends=True), meta=True))
+    graph = tracer.graph
+    graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
+    with torch.no_grad(), _evaluating(module), _watch_modules(tracer, names):
+        try:
+            with _Recurrent(tracer), tracer:
+                result = model(*inputs)
+            graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
+        except Exception as error:  # noqa: BLE001 - the network is the user's: anything may come out of it
+            graph.error = error
+            graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
+    return graph

@@ -1,0 +1,150 @@
+"""The receptive field by gradient: knows no rule of `convblocks.introspect`.
+
+Nonlinear and normalising functions become the identity, maximum pooling becomes average pooling, weights are positive
+and scaled by their fan-in, all in float64; a unit depends on exactly the input elements where its gradient is not
+zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+IDENTITY = frozenset(
+    "relu relu6 silu gelu hardswish hardtanh leaky_relu elu selu celu mish softplus prelu dropout dropout2d clamp clamp_min clamp_max tanh "
+    "log_softmax hardsigmoid sigmoid normalize batch_norm abs sqrt rsqrt exp square pow __pow__ local_response_norm logsigmoid".split()
+)
+NORMS = frozenset("softmax layer_norm group_norm instance_norm rms_norm".split())
+PRODUCTS = frozenset("mul __mul__ __imul__ __rmul__ div __truediv__ __itruediv__ multiply maximum max".split())
+GATHERING = frozenset("mean sum norm amax vector_norm linalg_vector_norm var std var_mean logsumexp".split())
+ADAPTIVE = frozenset("adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool1d adaptive_avg_pool3d".split())
+
+
+class Linearised(TorchFunctionMode):
+    """Replaces what has a vanishing or data-dependent gradient; with `local`, what gathers a whole map gives
+    constants."""
+
+    def __init__(self, local: bool = False) -> None:
+        super().__init__()
+        self.local = local
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        plain = name if name.startswith("__") else name.rstrip("_")
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(x, Tensor) or not x.requires_grad:
+            return func(*args, **kwargs)
+        if plain in IDENTITY or (self.local and plain in NORMS):
+            return self._identity(name, x)
+        if plain in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and args[1].requires_grad:
+            return (x + args[1]) * 0.5
+        if plain in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and plain != "max":
+            return (x * torch.ones_like(args[1])).clone()
+        if (
+            plain in ("add", "__add__", "__iadd__")
+            and len(args) > 1
+            and isinstance(args[1], Tensor)
+            and args[1].requires_grad
+        ):
+            return func(x, args[1]) if name.endswith("add_") or name == "__iadd__" else (x + args[1]) * 0.5
+        if plain.startswith("max_pool") or (name in ("fn", "boolean_dispatch") and x.dim() > 2):
+            return _average_pool(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+        if self.local and (plain in ADAPTIVE or plain in GATHERING):
+            out = func(*args, **kwargs)
+            first = out[0] if isinstance(out, tuple) else out
+            # A map of one place where there was more than one is a gate.
+            lost = first.numel() * 16 < x.numel() or first.dim() < x.dim() or 1 in first.shape[2:]
+            if x.dim() >= 3 and lost and _gathers_map(x, first, args, kwargs, plain):
+                return tuple(torch.ones_like(t) for t in out) if isinstance(out, tuple) else torch.ones_like(out)
+            return out
+        return func(*args, **kwargs)
+
+    def _identity(self, name: str, x: Tensor) -> Tensor:
+        return x if name.endswith("_") and not name.startswith("__") else x * 1.0
+
+
+def _gathers_map(x: Tensor, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> bool:
+    if name in ADAPTIVE:
+        return out.shape[-1] == 1
+    position = 2 if name in ("norm", "vector_norm", "linalg_vector_norm") else 1
+    dims = kwargs.get("dim", args[position] if len(args) > position else None)
+    if not isinstance(dims, (tuple, list)):
+        return False
+    chosen = {dim % x.dim() for dim in dims}
+    return x.dim() == 4 and (chosen >= {2, 3} or chosen == {1, 2})
+
+
+def _average_pool(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    **_: Any,
+) -> Tensor:
+    assert dilation in (1, (1, 1), [1, 1]), "no average pooling with a dilation"
+    pool = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}[x.dim()]
+    return pool(x, kernel_size, stride or kernel_size, padding, ceil_mode)
+
+
+def positive(model: nn.Module) -> nn.Module:
+    """Positive weights scaled by their fan-in, so that no contribution cancels another and none overflows."""
+    model = model.double().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(0.0)
+            else:
+                parameter.fill_(1.0 / max(1, parameter[0].numel()) if parameter.dim() >= 2 else 1.0)
+            parameter.requires_grad_(False)
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.abs_()
+    return model
+
+
+def reached(
+    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, local: bool = False
+) -> tuple[Tensor, Callable[..., Tensor]]:
+    """The output, and a function from a selection of it to the mask of input elements that it depends on."""
+    x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+    with Linearised(local):
+        y = function(x)
+
+    def mask(selected: Tensor) -> Tensor:
+        total = selected.sum()
+        if not total.requires_grad:
+            return torch.zeros(shape, dtype=torch.bool)
+        (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+        return torch.zeros(shape, dtype=torch.bool) if gradient is None else gradient != 0
+
+    return y, mask
+
+
+def span(mask: Tensor, dim: int) -> tuple[int, int] | None:
+    """First and last index along `dim` where the mask holds."""
+    places = mask.movedim(dim, 0).flatten(1).any(1).nonzero().flatten()
+    return (int(places[0]), int(places[-1])) if len(places) else None
+
+
+def middle_unit(
+    model: Callable[[Tensor], Tensor], shape: tuple[int, ...], axis: int
+) -> tuple[tuple[int, int], tuple[int, int], int, int]:
+    """Spans of the unit in the middle of the map along `axis` and of its neighbour, the unit's index, and the map's
+    length."""
+    y, mask = reached(model, shape, local=True)
+    dim = 2 + axis
+    length = y.shape[dim]
+    unit = length // 2
+    spans = [span(mask(y.select(dim, place)), dim) for place in (unit, unit + 1)]
+    assert spans[0] is not None and spans[1] is not None
+    return spans[0], spans[1], unit, length

@@ -1,0 +1,58 @@
+"""On random networks every interval equals the gradient's, or is reported unknown; never a silent error."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import reached, span
+from random_networks import NETWORKS, Network
+
+from convblocks.introspect.receptive_field import receptive_field
+
+EXAMPLES = int(os.environ.get("RANDOM_NETWORKS", "500"))
+
+
+def units(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Corners, middle and a few more places of a map."""
+    ranges = [sorted({0, 1, n // 3, n // 2, n - 2, n - 1} & set(range(n))) for n in shape[2:]]
+    return list(itertools.product(*ranges))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(NETWORKS, st.integers(9, 16), st.integers(9, 16))
+def test_intervals_equal_the_gradient(network: Network, height: int, width: int) -> None:
+    shape = (1, 4, height, width)
+    y, mask = reached(network, shape)
+    if y.requires_grad is False or y is None:
+        return
+    calls = network if network.text != "nothing" else (lambda x: x.clone())
+    try:
+        field = receptive_field(lambda x: calls(x) * 1, shape[1:], dtype=torch.float64)
+        whole = [field._analysis.whole(axis) for axis in field.axes]
+    except ValueError as error:
+        raise AssertionError(f"{network}: {error}") from error
+    assert field.shape == tuple(y.shape)
+    if any(field._value in one.unknown for one in whole):
+        return
+    for unit in units(tuple(y.shape)):
+        reach = mask(y[(slice(None), slice(None), *unit)])
+        expected = (span(reach, 2), span(reach, 3))
+        found = tuple(_interval(one, field, unit) for one in whole)
+        if None in found:
+            found = (None, None)
+        assert found == expected, f"{network} at {unit} of {tuple(y.shape)}: {found}, by gradient {expected}"
+
+
+def _interval(whole, field, unit):
+    labels = whole.labels.get(field._value)
+    if labels is None:
+        return None
+    data = labels.data
+    for dim, place in enumerate(unit, start=2):
+        data = data.narrow(dim + 1, place if data.shape[dim + 1] > 1 else 0, 1)
+    lo, hi = data.flatten(1).amin(1).tolist()
+    return (lo, -hi) if lo <= -hi else None
