@@ -75,7 +75,7 @@ class Analysis:
                 )
                 for axis, (total, multiple) in estimates.items()
             }
-            grown = self._run(lengths)
+            grown = self.run(lengths)
             small = any(self._too_small(grown[axis], axis) for axis in self.axes)
             if not small or max(lengths.values()) * 3 > LONGEST:
                 break
@@ -86,11 +86,12 @@ class Analysis:
             larger = {
                 axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis][1]) for axis in self.axes
             }
-            again = self._run(larger)
+            again = self.run(larger)
             for axis in self.axes:
                 self._grown[axis].append(again[axis])
 
-    def _run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+    def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+        """The network on an input of other lengths, with local labels along every axis."""
         shapes = [list(shape) for shape in self.inputs.shapes]
         for axis, length in lengths.items():
             shapes[axis.input][axis.dim] = length

@@ -296,6 +296,9 @@ def constant_along(data: Tensor, axis: int) -> bool:
 
 def compress(data: Tensor, dims: Sequence[int]) -> Tensor:
     """Give dimensions of the tensor along which nothing varies the length 1."""
+    if data.is_floating_point():
+        # Labels that are all zero and stand for a mask: that they are equal says nothing.
+        return data
     for dim in dims:
         if data.shape[dim + 1] > 1 and constant_along(data, dim + 1):
             data = data.narrow(dim + 1, 0, 1)

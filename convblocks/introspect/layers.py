@@ -234,8 +234,8 @@ class LayerList:
         return ReceptiveField(self.analysis, values[0])
 
 
-def geometry_rows(analysis: Analysis) -> list[Layer]:
-    """Convolutions and poolings in order; a depthwise convolution and the pointwise one after it are one row."""
+def geometry_rows(analysis: Analysis, *, merged: bool = True) -> list[Layer]:
+    """Convolutions and poolings in order; `merged`: a depthwise convolution and the pointwise one after it are one row."""
     rows: list[Layer] = []
     listing = LayerList(analysis, None)
     for number, node in enumerate(analysis.native.nodes):
@@ -245,7 +245,8 @@ def geometry_rows(analysis: Analysis) -> list[Layer]:
         [row] = list(listing._functional(number, analysis.native.where(node), 0))
         previous = rows[-1].window if rows else None
         if (
-            previous is not None
+            merged
+            and previous is not None
             and previous.depthwise
             and window.pointwise
             and window.in_channels == previous.out_channels

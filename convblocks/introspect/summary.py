@@ -68,7 +68,7 @@ class Summary:
 
     def __init__(self, analysis: Analysis, depth: int | None) -> None:
         module = module_of(analysis.model)
-        self._analysis = analysis
+        self.analysis = analysis
         rows = LayerList(analysis, module).build()
         self.layers: list[Layer] = [row for row in rows if depth is None or row.depth <= depth]
         parameters = list(module.parameters()) if module is not None else []
@@ -138,12 +138,12 @@ class Summary:
             f"memory at batch 1: parameters and buffers {_mega(self.parameter_bytes)}, input {_mega(self.input_bytes)}, "
             f"activations at most {_mega(self.activation_bytes)}"
         )
-        if self._analysis.native.error is not None:
-            notes.append(f"stopped: {self._analysis.native.error}")
+        if self.analysis.native.error is not None:
+            notes.append(f"stopped: {self.analysis.native.error}")
         return Table(COLUMNS, rows, notes)
 
     def _row(self, layer: Layer, marks: set[str]) -> list[str]:
-        short = layer.name.rpartition(".")[2] or type(self._analysis.model).__name__
+        short = layer.name.rpartition(".")[2] or type(self.analysis.model).__name__
         label = f"{layer.type} (functional)" if layer.functional else short
         mark = ""
         if layer.reused:
@@ -187,7 +187,7 @@ class Summary:
         """
         rows = []
         last: Sequence[float | None] = ()
-        for layer in geometry_rows(self._analysis):
+        for layer in geometry_rows(self.analysis):
             window, before, after = layer.window, layer.before, layer.field
             assert window is not None
             inside = before.local if before is not None else None

@@ -19,21 +19,27 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of strings under columns, with lines of text below."""
+    """Rows of strings under columns, with lines of text below; `shrinks` is the column that gives way first."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    shrinks: int = 0
 
     def text(self, width: int | None = None) -> str:
-        """Aligned text no wider than `width`, by default the terminal: least important columns leave, the first shrinks."""
+        """Aligned text no wider than `width`, by default the terminal: least important columns leave, one shrinks."""
         width = width or shutil.get_terminal_size((100, 24)).columns
         kept = list(range(len(self.columns)))
         widths = [max(len(c.title), *(len(row[i]) for row in self.rows), 1) for i, c in enumerate(self.columns)]
-        shortest = min(widths[0], 24)
-        while sum(widths[i] + 2 for i in kept[1:]) + shortest > width and any(self.columns[i].rank for i in kept):
+        free = self.shrinks % len(self.columns)
+        shortest = min(widths[free], 24)
+
+        def others() -> int:
+            return sum(widths[i] + 2 for i in kept if i != free)
+
+        while others() + shortest > width and any(self.columns[i].rank for i in kept):
             kept.remove(max(kept, key=lambda i: (self.columns[i].rank, i)))
-        widths[0] = min(widths[0], max(8, width - sum(widths[i] + 2 for i in kept[1:])))
+        widths[free] = min(widths[free], max(8, width - others()))
         lines = [
             self._line([c.title for c in self.columns], kept, widths),
             "-" * (sum(widths[i] + 2 for i in kept) - 2),
