@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from convblocks.introspect.field import AxisField, axis_field, shows_all
+from torch import Tensor
+
+from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import TooLarge
@@ -162,6 +164,14 @@ class Analysis:
         if found is None or shows_all(here, length):
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, (), gated
+
+    def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
+        """First and last position that every unit of a value sees in the enlarged input, and which units see no border."""
+        run = self.grown(axis)[0]
+        prefer = self._prefer(run.graph.shapes[value], axis)
+        lo, hi, _ = units_of(run.labels.labels[value].data, prefer)
+        margin = (run.length - self.length(axis)) // 4
+        return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 
     def _prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
         return axis.dim if len(shape) == len(self.inputs.shapes[axis.input]) else None

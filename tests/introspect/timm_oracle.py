@@ -62,7 +62,9 @@ def _oracle(name: str, options: dict[str, Any], record: dict[str, Any], largest:
         if length * height * weight > largest:
             return "too large here"
         try:
-            first, second, unit, places = middle_unit(model.forward_features, (1, record["input"][0], height, length), 1)
+            first, second, unit, places = middle_unit(
+                model.forward_features, (1, record["input"][0], height, length), 1
+            )
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"
             continue
