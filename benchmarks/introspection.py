@@ -35,22 +35,21 @@ LARGEST = 6e8
 
 
 def machine() -> dict[str, str]:
-    return {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def names() -> list[str]:
-    """Every model name, one of each source file first, the small ones of a file before the large ones."""
-    files: dict[str, list[tuple[int, str]]] = {}
-    for name in timm.list_models():
-        entry = timm.model_entrypoint(name).__module__
-        try:
-            count = sum(p.numel() for p in build(name).parameters())
-        except Exception:  # noqa: BLE001 - some need packages that are not here
-            continue
-        files.setdefault(entry, []).append((count, name))
-    ordered = [sorted(models) for models in files.values()]
-    depth = max(len(models) for models in ordered)
-    return [models[i][1] for i in range(depth) for models in ordered if i < len(models)]
+    """Every model name, one of each source file in turn."""
+    files: dict[str, list[str]] = {}
+    for name in sorted(timm.list_models(), key=lambda name: (len(name), name)):
+        files.setdefault(timm.model_entrypoint(name).__module__, []).append(name)
+    depth = max(len(models) for models in files.values())
+    return [models[i] for i in range(depth) for models in files.values() if i < len(models)]
 
 
 def costs_agree(name: str) -> dict[str, Any]:
@@ -96,7 +95,9 @@ def sweep(minutes: float, strides: list[int]) -> None:
             record["file"] = timm.model_entrypoint(name).__module__.rpartition(".")[2]
             done[key] = record
             write(path, {"machine": machine(), "totals": totals(done), "records": done})
-            print(key, {k: record.get(k) for k in ("equal", "size", "error", "macs_equal", "field_seconds")}, flush=True)
+            print(
+                key, {k: record.get(k) for k in ("equal", "size", "error", "macs_equal", "field_seconds")}, flush=True
+            )
 
 
 def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -114,7 +115,9 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "MACs different": [key for key, row in records.items() if row.get("macs_equal") is False],
         "parameters different": [key for key, row in records.items() if row.get("parameters_equal") is False],
         "median field seconds": statistics.median(times) if times else None,
-        "slowest summary seconds": max((row["summary_seconds"] for row in rows if "summary_seconds" in row), default=None),
+        "slowest summary seconds": max(
+            (row["summary_seconds"] for row in rows if "summary_seconds" in row), default=None
+        ),
     }
 
 
@@ -130,7 +133,15 @@ def speed() -> None:
     import torchinfo
 
     records = []
-    for name in ("resnet18", "resnet50", "efficientnet_b0", "mobilenetv3_large_100", "convnext_tiny", "densenet121", "regnety_016"):
+    for name in (
+        "resnet18",
+        "resnet50",
+        "efficientnet_b0",
+        "mobilenetv3_large_100",
+        "convnext_tiny",
+        "densenet121",
+        "regnety_016",
+    ):
         model = build(name)
         size = (3, 224, 224)
         calls = {
@@ -150,7 +161,10 @@ def speed() -> None:
             record[f"{label} spread"] = round(max(seconds) - min(seconds), 4)
         records.append(record)
         print(record, flush=True)
-    write(RESULTS / "introspection_speed.json", {"machine": machine(), "command": "python benchmarks/introspection.py speed", "records": records})
+    write(
+        RESULTS / "introspection_speed.json",
+        {"machine": machine(), "command": "python benchmarks/introspection.py speed", "records": records},
+    )
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def _draw_field(axes: Axes, field: ReceptiveField, layer: str, image: Tensor | N
     axes.set_ylim(max(top + height, frame_height - 0.5) + 1, min(top, -0.5) - 1)
     axes.set_aspect("equal")
     axes.set_title(title)
-    axes.set_xlabel("black: the image; red: the field of a unit in the middle; orange: pixels that reach it")
+    axes.set_xlabel("black: the image; red: the field of a unit in the middle;\norange: pixels that reach it")
 
 
 def _draw_growth(axes: Axes, rows: list[Any], image: tuple[int, ...]) -> None:
@@ -100,6 +100,7 @@ def _draw_growth(axes: Axes, rows: list[Any], image: tuple[int, ...]) -> None:
         axes.plot(range(1, len(sizes) + 1), sizes, marker=".", label=name, linestyle="-" if index == 0 else "--")
         if index == 0 or image[0] != image[1]:
             axes.axhline(length, color="black", linewidth=1, linestyle=":", label="image" if index == 0 else None)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("convolution or pooling, in order")
     axes.set_ylabel("receptive field in pixels")
     axes.set_title("growth of the field")

@@ -138,8 +138,6 @@ class ReceptiveField:
         Raises:
             ValueError: the unit does not exist, or an operation upstream is unknown.
         """
-        if self.unknown:
-            raise ValueError(f"the interval is not known: {', '.join(self.unknown)}")
         shape = self.shape
         index = unit if len(unit) == len(shape) - 1 else (None, *unit)
         if len(index) != len(shape) - 1 or any(
