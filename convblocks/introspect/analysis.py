@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from convblocks.introspect.field import AxisField, axis_field, shows_all
+from torch import Tensor
+
+from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import TooLarge
@@ -75,7 +77,7 @@ class Analysis:
                 )
                 for axis, (total, multiple) in estimates.items()
             }
-            grown = self._run(lengths)
+            grown = self.run(lengths)
             small = any(self._too_small(grown[axis], axis) for axis in self.axes)
             if not small or max(lengths.values()) * 3 > LONGEST:
                 break
@@ -86,11 +88,12 @@ class Analysis:
             larger = {
                 axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis][1]) for axis in self.axes
             }
-            again = self._run(larger)
+            again = self.run(larger)
             for axis in self.axes:
                 self._grown[axis].append(again[axis])
 
-    def _run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+    def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+        """The network on an input of other lengths, with local labels along every axis."""
         shapes = [list(shape) for shape in self.inputs.shapes]
         for axis, length in lengths.items():
             shapes[axis.input][axis.dim] = length
@@ -161,6 +164,14 @@ class Analysis:
         if found is None or shows_all(here, length):
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, (), gated
+
+    def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
+        """First and last position that every unit of a value sees in the enlarged input, and which units see no border."""
+        run = self.grown(axis)[0]
+        prefer = self._prefer(run.graph.shapes[value], axis)
+        lo, hi, _ = units_of(run.labels.labels[value].data, prefer)
+        margin = (run.length - self.length(axis)) // 4
+        return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 
     def _prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
         return axis.dim if len(shape) == len(self.inputs.shapes[axis.input]) else None

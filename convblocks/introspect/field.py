@@ -96,4 +96,8 @@ def shows_all(labels: Labels, length: int) -> bool:
     if labels.parts is not None:
         return any(shows_all(part, length) for part, _ in labels.parts.items)
     data = labels.origin.data if labels.origin is not None else labels.data
+    varying = [n for n in data.shape[1:] if n > 1]
+    if len(varying) > 1 and len(set(varying)) == 1:
+        # The scores of an attention: place against place.
+        return False
     return int((data[0] + data[1]).min()) < 1 - length // 2

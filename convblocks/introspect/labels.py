@@ -143,9 +143,14 @@ def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
     """The concatenation of labels that are all pooled or all not; the array is put together when somebody looks at
     it."""
     first = items[0][0]
-    if all(item is first for item, _ in items) and first.length(dim) == 1:
+    if first.length(dim) == 1 and all(item is first or _same(item, first) for item, _ in items):
         return first
     return Labels(None, first.pooled, parts=Joined(dim, items))
+
+
+def _same(a: Labels, b: Labels) -> bool:
+    """Whether two intervals are equal; masks, all zero, are told apart by what they belong to."""
+    return a.lengths == b.lengths and not a.dtype.is_floating_point and torch.equal(a.data, b.data)
 
 
 def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
@@ -157,7 +162,7 @@ def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
         for array, (_, length) in zip(arrays, items, strict=True)
     ]
     affordable([*shape[1 : dim + 1], sum(length for _, length in items), *shape[dim + 2 :]])
-    return compress(torch.cat(wide, dim + 1), [dim])
+    return torch.cat(wide, dim + 1)
 
 
 class Reshaped(NamedTuple):
@@ -296,6 +301,9 @@ def constant_along(data: Tensor, axis: int) -> bool:
 
 def compress(data: Tensor, dims: Sequence[int]) -> Tensor:
     """Give dimensions of the tensor along which nothing varies the length 1."""
+    if data.is_floating_point():
+        # Labels that are all zero and stand for a mask: that they are equal says nothing.
+        return data
     for dim in dims:
         if data.shape[dim + 1] > 1 and constant_along(data, dim + 1):
             data = data.narrow(dim + 1, 0, 1)

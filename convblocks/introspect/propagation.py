@@ -66,6 +66,10 @@ class Local:
         if before.pooled or not self._spans(after.data) or self._spans(before.data):
             return after
         self.gates[call.number] = after
+        return self.middle(call, before, dims)
+
+    def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
+        """The pooled labels of as many units as there are at the original size."""
         data = before.data
         for dim in dims:
             count = self._native_length(call, data, dim)

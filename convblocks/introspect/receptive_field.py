@@ -138,8 +138,6 @@ class ReceptiveField:
         Raises:
             ValueError: the unit does not exist, or an operation upstream is unknown.
         """
-        if self.unknown:
-            raise ValueError(f"the interval is not known: {', '.join(self.unknown)}")
         shape = self.shape
         index = unit if len(unit) == len(shape) - 1 else (None, *unit)
         if len(index) != len(shape) - 1 or any(
@@ -300,7 +298,8 @@ def analyse(
     if graph.error is not None and not isinstance(graph.error, ValueNeeded):
         where = f" in '{graph.error_at}'" if graph.error_at else ""
         raise ValueError(
-            f"the network does not run on input_size={tuple(input_size)}: {type(graph.error).__name__}{where}: {graph.error}"
+            f"the network does not run on input_size={tuple(input_size)}: "
+            f"{type(graph.error).__name__}{where}: {graph.error}"
         ) from graph.error
     if graph.error is None and not graph.outputs:
         raise ValueError("the network returns no tensor")

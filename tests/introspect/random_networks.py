@@ -68,9 +68,9 @@ def depthwise(kernel: int, dilation: int) -> Step:
     return step
 
 
-def transposed(out: int, kernel: int, stride: int, padding: int, extra: int) -> Step:
+def transposed(out: int, kernel: int, stride: int, padding: int, extra: int, limit: int = 40) -> Step:
     def step(x: Tensor) -> Tensor:
-        if max(x.shape[2:]) * stride > 40:
+        if max(x.shape[2:]) * stride > limit:
             return x
         p = min(padding, kernel - 1)
         if (min(x.shape[2:]) - 1) * stride - 2 * p + kernel <= 0:
@@ -260,3 +260,24 @@ def _branching(children: st.SearchStrategy[tuple[Step, str]]) -> st.SearchStrate
 
 
 NETWORKS = st.lists(st.one_of(SIMPLE, SIMPLE, SIMPLE, _branching(SIMPLE)), min_size=1, max_size=12).map(_chain)
+
+INVARIANT = st.one_of(
+    _named(
+        convolution,
+        st.sampled_from([2, 4]),
+        _pair(1, 4),
+        _pair(1, 2),
+        _pair(0, 2),
+        _pair(1, 3),
+        st.sampled_from([1, 2]),
+    ),
+    _named(depthwise, st.sampled_from([3, 5]), st.integers(1, 2)),
+    _named(transposed, st.just(2), st.integers(1, 4), st.integers(1, 2), st.integers(0, 2), st.just(0), st.just(10**6)),
+    _named(pooling, st.sampled_from(["max", "avg"]), _pair(2, 3), st.integers(1, 2), st.booleans(), st.booleans()),
+    _named(split_and_write, st.sampled_from([0, 1, 4, 5, 9])),
+)
+"""Steps that do the same everywhere and at any size of the input."""
+
+INVARIANT_NETWORKS = st.lists(st.one_of(INVARIANT, INVARIANT, _branching(INVARIANT)), min_size=1, max_size=6).map(
+    _chain
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref, Step
-from convblocks.introspect.labels import NOTHING, Labels, compress, gather, joined, nothing_like, regroup
+from convblocks.introspect.labels import NOTHING, Joined, Labels, compress, gather, joined, nothing_like, regroup
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 
@@ -84,7 +84,20 @@ def crop(labels: Labels, dim: int, index: slice) -> Labels:
     """A slice of one dimension."""
     if labels.length(dim) == 1:
         return labels
+    if labels.parts is not None and labels.parts.dim == dim and index.step in (None, 1):
+        return _crop_parts(labels.parts, index.start, index.stop)
     return labels.map(lambda data: data[(slice(None),) * (dim + 1) + (index,)])
+
+
+def _crop_parts(parts: Joined, start: int, stop: int) -> Labels:
+    kept: list[tuple[Labels, int]] = []
+    position = 0
+    for item, length in parts.items:
+        first, last = max(start - position, 0), min(stop - position, length)
+        if first < last:
+            kept.append((crop(item, parts.dim, slice(first, last)), last - first))
+        position += length
+    return joined(parts.dim, kept) if len(kept) != 1 else kept[0][0]
 
 
 def _slice(arguments: dict[str, Any], length: int) -> slice:

@@ -1,0 +1,332 @@
+"""Whether a network keeps a specification: a table of pass and fail with the value measured and the layer that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from convblocks.introspect.inputs import InputSize
+from convblocks.introspect.kinds import KINDS, after_pooling, blocks_of, layers_of_kind
+from convblocks.introspect.layers import Layer, geometry_rows
+from convblocks.introspect.receptive_field import analyse
+from convblocks.introspect.summary import Summary, by_axis
+from convblocks.introspect.tables import Column, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one requirement. `layer` names what decides, "" for the network as a whole."""
+
+    rule: str
+    passed: bool
+    required: str
+    measured: str
+    layer: str = ""
+
+
+Rule = Callable[[Summary], Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """A specification; what is None is not asked for.
+
+    Args:
+        min_parameters, max_parameters, min_macs, max_macs: bounds, both ends allowed.
+        min_receptive_field, max_receptive_field: bounds on the field, in pixels, of the last layer before the global
+            pooling; on the smaller axis for the least, on the larger for the most.
+        count_pooling: measure the field with the global pooling, as wide as the map is at this input size.
+        min_coverage: least share of the field's pixels that reach the output.
+        output_shape: without the batch, as `(10,)`.
+        at_least, at_most: number of layers of a kind, as `{"depthwise separable": 1, "max pool": 0}`. Kinds: "convolution",
+            "depthwise", "depthwise separable", "dilated", "strided", "max pool", "average pool", "linear", "transposed".
+        global_pooling: True asks for a pooling of the whole map, False for none.
+        linear_after_pooling: most fully connected layers (a 1x1 convolution of one place is one) after the global pooling
+            beyond the map to the classes: 0 asks that the pooled features map straight to them.
+        blocks: top-level children that do some work, in this order, by first letter and number: "C1C2C3C4O" asks for such
+            as conv1, conv2, conv3, conv4 and output; others may stand between.
+        rules: functions from a `Summary` to a `Finding`.
+    """
+
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+    min_macs: int | None = None
+    max_macs: int | None = None
+    min_receptive_field: int | None = None
+    max_receptive_field: int | None = None
+    count_pooling: bool = False
+    min_coverage: float | None = None
+    output_shape: Sequence[int] | None = None
+    at_least: Mapping[str, int] = field(default_factory=dict)
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    global_pooling: bool | None = None
+    linear_after_pooling: int | None = None
+    blocks: str | None = None
+    rules: Sequence[Rule] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("at_least", "at_most"):
+            for kind, count in getattr(self, name).items():
+                if kind not in KINDS:
+                    raise ValueError(f"{name} names no kind of layer: {kind!r}; known are {', '.join(sorted(KINDS))}")
+                if not isinstance(count, int) or count < 0:
+                    raise ValueError(f"{name}[{kind!r}] must be a whole number from 0, got {count!r}")
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.name.startswith(("min_", "max_")) and value is not None and value < 0:
+                raise ValueError(f"{spec.name} must not be negative, got {value!r}")
+        if self.min_coverage is not None and self.min_coverage > 1:
+            raise ValueError(f"min_coverage is a share, at most 1, got {self.min_coverage!r}")
+        if self.blocks is not None and not _block_names(self.blocks):
+            raise ValueError(f"blocks must be names such as C1C2C3C4O, got {self.blocks!r}")
+
+
+PRESETS: dict[str, Requirements] = {
+    "cifar10-200k": Requirements(
+        max_parameters=199_999,
+        min_receptive_field=45,
+        count_pooling=True,
+        at_least={"depthwise separable": 1, "dilated": 1},
+        at_most={"max pool": 0},
+        global_pooling=True,
+        output_shape=(10,),
+    ),
+    "cifar10-100k": Requirements(
+        max_parameters=99_999,
+        min_receptive_field=53,
+        count_pooling=True,
+        at_least={"depthwise separable": 2, "dilated": 1},
+        at_most={"max pool": 0},
+        global_pooling=True,
+        linear_after_pooling=0,
+        output_shape=(10,),
+    ),
+}
+"""The two course assignments: under 200,000 parameters with a field over 44, under 100,000 with one over 52 and no layer
+between the pooling and the classes. Their authors count the global pooling in the field."""
+
+
+class AuditFailed(AssertionError):
+    """A network breaks its specification; the message is the table."""
+
+
+class Audit:
+    """The findings of an audit; print it."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = list(findings)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every requirement is met."""
+        return all(finding.passed for finding in self.findings)
+
+    def raise_if_failed(self) -> None:
+        """Raise `AuditFailed` with the table unless every requirement is met."""
+        if not self.passed:
+            raise AuditFailed(f"the network breaks its specification\n{self.text(120)}")
+
+    def table(self) -> Table:
+        columns = [Column(title, right=False) for title in ("requirement", "", "required", "measured", "decided by")]
+        rows = [[f.rule, "pass" if f.passed else "FAIL", f.required, f.measured, f.layer] for f in self.findings]
+        failed = sum(not finding.passed for finding in self.findings)
+        return Table(columns, rows, [f"{failed} of {len(rows)} failed" if failed else f"all {len(rows)} passed"], -1)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary a requirement."""
+        return [{spec.name: getattr(finding, spec.name) for spec in fields(finding)} for finding in self.findings]
+
+    def text(self, width: int | None = None) -> str:
+        return self.table().text(width)
+
+    def markdown(self) -> str:
+        return self.table().markdown()
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"Audit({'passed' if self.passed else 'FAILED'}, {len(self.findings)} requirements)"
+
+
+def audit(
+    model: Callable[..., Any],
+    input_size: InputSize,
+    requirements: Requirements | str,
+    *,
+    dtype: torch.dtype | None = None,
+    channel_last: bool = False,
+) -> Audit:
+    """Hold a network to a specification.
+
+    Args:
+        model: a module, or a bound method of one.
+        input_size: `(channels, height, width)` without the batch.
+        requirements: a `Requirements`, or the name of a preset: "cifar10-200k", "cifar10-100k".
+        dtype: element type of the input.
+        channel_last: the network takes `(height, width, channels)`.
+
+    Returns:
+        An `Audit`; `.passed`, `.raise_if_failed()`, or print it.
+
+    Raises:
+        ValueError: no preset of that name; the network cannot run on `input_size`.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        >>> result = audit(net, (3, 32, 32), Requirements(max_parameters=1000, min_receptive_field=5))
+        >>> [(finding.rule, finding.passed, finding.measured) for finding in result.findings]
+        [('parameters', True, '314'), ('receptive field', False, '3')]
+    """
+    if isinstance(requirements, str):
+        if requirements not in PRESETS:
+            raise ValueError(f"requirements names no preset: {requirements!r}; known are {', '.join(PRESETS)}")
+        requirements = PRESETS[requirements]
+    table = Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), None)
+    return Audit(list(_findings(table, requirements)))
+
+
+def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
+    rows = geometry_rows(table.analysis, merged=False)
+    found: list[Finding] = []
+    found += _bounds("parameters", table.parameters, wanted.min_parameters, wanted.max_parameters)
+    found += _bounds("MACs", table.macs, wanted.min_macs, wanted.max_macs)
+    found += _receptive_field(table, rows, wanted)
+    if wanted.min_coverage is not None:
+        found.append(_coverage(table, rows, wanted.min_coverage))
+    if wanted.output_shape is not None:
+        shape = table.output_shapes[0][1:]
+        asked = tuple(wanted.output_shape)
+        found.append(Finding("output shape", shape == asked, _shape(asked), _shape(shape)))
+    for kind, least in wanted.at_least.items():
+        names = layers_of_kind(table, rows, kind)
+        found.append(Finding(f"{kind} layers", len(names) >= least, f">= {least}", str(len(names)), _names(names)))
+    for kind, most in wanted.at_most.items():
+        names = layers_of_kind(table, rows, kind)
+        found.append(Finding(f"{kind} layers", len(names) <= most, f"<= {most}", str(len(names)), _names(names[most:])))
+    pools = [row.name or row.type for row in rows if row.window and row.window.kind == "global pool"]
+    whole = pools + _covering_pools(rows)
+    if wanted.global_pooling is not None:
+        asked = "yes" if wanted.global_pooling else "none"
+        has = bool(whole)
+        found.append(
+            Finding("global pooling", has == wanted.global_pooling, asked, "yes" if has else "none", _names(whole))
+        )
+    if wanted.linear_after_pooling is not None:
+        dense = after_pooling(table)
+        # The last of them is the map to the classes itself.
+        extra, most = max(0, len(dense) - 1), wanted.linear_after_pooling
+        found.append(
+            Finding(
+                "dense layers between pooling and classes",
+                extra <= most,
+                f"<= {most}",
+                str(extra),
+                _names(dense[:-1][most:]),
+            )
+        )
+    if wanted.blocks is not None:
+        found.append(_blocks(table, wanted.blocks))
+    found += [rule(table) for rule in wanted.rules]
+    return found
+
+
+def _bounds(rule: str, value: int, least: int | None, most: int | None) -> list[Finding]:
+    if least is None and most is None:
+        return []
+    required = _range(least, most)
+    passed = (least is None or value >= least) and (most is None or value <= most)
+    return [Finding(rule, passed, required, f"{value:,}")]
+
+
+def _range(least: int | None, most: int | None) -> str:
+    bounds = [] if least is None else [f">= {least:,}"]
+    return " and ".join(bounds if most is None else [*bounds, f"<= {most:,}"])
+
+
+def _covering_pools(rows: Sequence[Layer]) -> list[str]:
+    """Poolings whose window is the whole map, though it is given as a number."""
+    return [
+        row.name or row.type
+        for row in rows
+        if row.window
+        and row.window.kind in ("avg pool", "max pool")
+        and row.window.kernel == row.input_shape[-len(row.window.kernel) :]
+    ]
+
+
+def _last_before_pooling(rows: Sequence[Layer]) -> Layer | None:
+    names = {row.name or row.type for row in rows if row.window and row.window.kind == "global pool"} | set(
+        _covering_pools(rows)
+    )
+    kept: Layer | None = None
+    for row in rows:
+        if (row.name or row.type) in names:
+            break
+        kept = row
+    return kept
+
+
+def _receptive_field(table: Summary, rows: Sequence[Layer], wanted: Requirements) -> list[Finding]:
+    least, most = wanted.min_receptive_field, wanted.max_receptive_field
+    if least is None and most is None:
+        return []
+    layer = rows[-1] if wanted.count_pooling and rows else _last_before_pooling(rows)
+    size = layer.field.local.size if layer is not None and layer.field is not None else (1,)
+    unknown = layer.field.unknown if layer is not None and layer.field is not None else ()
+    required = _range(least, most)
+    name = (layer.name or layer.type) if layer is not None else ""
+    rule = "receptive field with pooling" if wanted.count_pooling else "receptive field"
+    if None in size:
+        return [Finding(rule, False, required, "unknown" + (f": {unknown[0]}" if unknown else ""), name)]
+    known = [value for value in size if value is not None]
+    passed = (least is None or min(known) >= least) and (most is None or max(known) <= most)
+    return [Finding(rule, passed, required, by_axis(size), name)]
+
+
+def _coverage(table: Summary, rows: Sequence[Layer], least: float) -> Finding:
+    layer = _last_before_pooling(rows)
+    share = layer.field.coverage if layer is not None and layer.field is not None else None
+    name = (layer.name or layer.type) if layer is not None else ""
+    measured = "unknown" if share is None else f"{share:.1%}"
+    return Finding("coverage", share is not None and share >= least, f">= {least:.1%}", measured, name)
+
+
+def _block_names(text: str) -> list[str]:
+    names: list[str] = []
+    for letter in text:
+        if letter.isalpha() and letter.isupper():
+            names.append(letter)
+        elif letter.isdigit() and names:
+            names[-1] += letter
+        else:
+            return []
+    return names
+
+
+def _blocks(table: Summary, text: str) -> Finding:
+    """Every asked name stands for the next top-level child with its first letter and its number."""
+    has = blocks_of(table)
+    left = iter(has)
+    for asked in _block_names(text):
+        if not any(_stands_for(asked, name) for name in left):
+            return Finding("blocks", False, text, _names(has, 12), f"no {asked}")
+    return Finding("blocks", True, text, _names(has, 12))
+
+
+def _stands_for(asked: str, name: str) -> bool:
+    digits = name[len(name.rstrip("0123456789")) :]
+    return name[:1].lower() == asked[0].lower() and digits == asked[1:]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _names(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,283 @@
+"""The table of a network: what every layer is, gives, sees and costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.cost import activation_bytes, tensor_bytes, total_macs
+from convblocks.introspect.inputs import InputSize
+from convblocks.introspect.layers import Layer, LayerList, geometry_rows
+from convblocks.introspect.receptive_field import Field, ReceptiveField, analyse
+from convblocks.introspect.tables import Column, Table
+from convblocks.introspect.tracing import module_of
+
+COLUMNS = (
+    Column("layer", right=False),
+    Column("type", right=False, rank=1),
+    Column("k", rank=4),
+    Column("s", rank=4),
+    Column("p", rank=5),
+    Column("d", rank=5),
+    Column("g", rank=6),
+    Column("output", right=False),
+    Column("k eff", rank=8),
+    Column("field"),
+    Column("jump", rank=2),
+    Column("start", rank=7),
+    Column("params"),
+    Column("MACs"),
+)
+
+
+def by_axis(values: Sequence[Any] | None) -> str:
+    """`3` for (3, 3), `1x7` for (1, 7), "" for nothing."""
+    if not values:
+        return ""
+    shown = [_one(value) for value in values]
+    return shown[0] if len(set(shown)) == 1 else "x".join(shown)
+
+
+def _one(value: Any) -> str:
+    if value is None:
+        return "?"
+    if isinstance(value, float):
+        return "all" if math.isinf(value) else str(int(value)) if value == int(value) else f"{value:g}"
+    return str(value)
+
+
+def human(count: int) -> str:
+    """1,234 and 12.3 M."""
+    if count < 1_000_000:
+        return f"{count:,}"
+    return f"{count / 1e6:,.1f} M" if count < 10**9 else f"{count / 1e9:,.2f} G"
+
+
+class Summary:
+    """A table of layers; print it, or take `records()` to pandas.
+
+    Attributes:
+        layers: one `Layer` a row.
+        parameters, trainable, macs: totals; a shared parameter counts once.
+        output_shapes: shapes of the outputs, batch of one included.
+    """
+
+    def __init__(self, analysis: Analysis, depth: int | None) -> None:
+        module = module_of(analysis.model)
+        self.analysis = analysis
+        rows = LayerList(analysis, module).build()
+        self.layers: list[Layer] = [row for row in rows if depth is None or row.depth <= depth]
+        parameters = list(module.parameters()) if module is not None else []
+        self.parameters = sum(p.numel() for p in parameters)
+        self.trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        self.macs = total_macs(analysis.native)
+        graph = analysis.native
+        self.output_shapes = [graph.shapes[value] for value in graph.outputs]
+        self.parameter_bytes = tensor_bytes([*parameters, *(module.buffers() if module is not None else ())])
+        self.activation_bytes = activation_bytes(graph, graph.nodes)
+        self.input_bytes = sum(math.prod(graph.shapes[v]) * graph.dtypes[v].itemsize for v in graph.inputs)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary a row, ready for `pandas.DataFrame`."""
+        return [self._record(layer) for layer in self.layers]
+
+    def _record(self, layer: Layer) -> dict[str, Any]:
+        window, field = layer.window, layer.field
+        local = field.local if field is not None else None
+        return {
+            "layer": layer.name,
+            "type": layer.type,
+            "depth": layer.depth,
+            "kernel": window.kernel if window else None,
+            "stride": window.stride if window else None,
+            "padding": window.padding if window else None,
+            "dilation": window.dilation if window else None,
+            "groups": window.groups if window else None,
+            "effective_kernel": window.effective_kernel if window else None,
+            "output_shape": layer.output_shape[1:] or None,
+            "receptive_field": local.size if local else None,
+            "jump": local.jump if local else None,
+            "start": local.start if local else None,
+            "global": any(field.is_global) if field is not None else False,
+            "unknown": field.unknown if field is not None else (),
+            "parameters": layer.parameters,
+            "trainable": layer.trainable,
+            "macs": layer.macs,
+            "activation_bytes": layer.activation_bytes,
+            "functional": layer.functional,
+            "reused": layer.reused,
+            "unused": layer.unused,
+        }
+
+    def table(self) -> Table:
+        """The rows as strings."""
+        marks: set[str] = set()
+        shown = [layer for layer in self.layers if layer.type != "Identity"]
+        rows = [self._row(layer, marks) for layer in shown]
+        notes = []
+        if "*" in marks:
+            notes.append(
+                "* sees the whole input through a gate or pooling; shown is the field with gates cut, at this input size"
+            )
+        if "?" in marks:
+            reasons = dict.fromkeys(r for layer in self.layers if layer.field for r in layer.field.unknown)
+            notes.append(f"? not known: {'; '.join(list(reasons)[:5])}")
+        if "+" in marks:
+            notes.append("+ called again: its parameters are counted above")
+        if "-" in marks:
+            notes.append("- never called")
+        frozen = self.parameters - self.trainable
+        notes.append(
+            f"parameters {self.parameters:,}" + (f" ({frozen:,} frozen)" if frozen else "") + f", MACs {self.macs:,}"
+        )
+        notes.append(
+            f"memory at batch 1: parameters and buffers {_mega(self.parameter_bytes)}, input {_mega(self.input_bytes)}, "
+            f"activations at most {_mega(self.activation_bytes)}"
+        )
+        if self.analysis.native.error is not None:
+            notes.append(f"stopped: {self.analysis.native.error}")
+        return Table(COLUMNS, rows, notes)
+
+    def _row(self, layer: Layer, marks: set[str]) -> list[str]:
+        short = layer.name.rpartition(".")[2] or type(self.analysis.model).__name__
+        label = f"{layer.type} (functional)" if layer.functional else short
+        mark = ""
+        if layer.reused:
+            mark = " +"
+        elif layer.unused:
+            label, mark = layer.name, " -"
+        marks.add(mark.strip())
+        window = layer.window
+        field, jump, start = _field_cells(layer.field, marks)
+        return [
+            "  " * layer.depth + label + mark,
+            "" if layer.functional else layer.type,
+            by_axis(window and window.kernel),
+            by_axis(window and window.stride),
+            by_axis(window and window.padding),
+            by_axis(window and window.dilation),
+            str(window.groups) if window and window.groups != 1 else "",
+            "x".join(map(str, layer.output_shape[1:])),
+            by_axis(window and window.effective_kernel),
+            field,
+            jump,
+            start,
+            f"{layer.parameters:,}" if layer.parameters else "",
+            human(layer.macs) if layer.macs else "",
+        ]
+
+    def text(self, width: int | None = None) -> str:
+        """The table in `width` columns, by default those of the terminal."""
+        return self.table().text(width)
+
+    def markdown(self) -> str:
+        return self.table().markdown()
+
+    def html(self) -> str:
+        return self.table().html()
+
+    def geometry(self) -> Table:
+        """The receptive-field table as coursework and papers print it: field, size and jump, in and out, by convolution.
+
+        A depthwise convolution and the pointwise one that follows it are one row.
+        """
+        rows = []
+        last: Sequence[float | None] = ()
+        for layer in geometry_rows(self.analysis):
+            window, before, after = layer.window, layer.before, layer.field
+            assert window is not None
+            inside = before.local if before is not None else None
+            outside = after.local if after is not None else None
+            n = len(window.kernel)
+            jump_in = _carried(inside, last)
+            jump_out = last = _carried(outside, jump_in)
+            rows.append(
+                [
+                    layer.name or "(functional)",
+                    layer.type,
+                    by_axis(inside and inside.size),
+                    by_axis(outside and outside.size),
+                    by_axis(layer.input_shape[-n:]),
+                    by_axis(layer.output_shape[-n:] if len(layer.output_shape) > n else (1,) * n),
+                    by_axis(jump_in),
+                    by_axis(jump_out),
+                    by_axis(window.kernel),
+                    by_axis(window.stride),
+                    by_axis(window.padding),
+                    by_axis(window.dilation),
+                    by_axis(window.effective_kernel),
+                ]
+            )
+        titles = ("layer", "type", "r in", "r out", "n in", "n out", "j in", "j out", "k", "s", "p", "d", "k eff")
+        return Table([Column(title, right=i > 1) for i, title in enumerate(titles)], rows)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"Summary({len(self.layers)} rows, {self.parameters:,} parameters, {self.macs:,} MACs)"
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _carried(field: Field | None, last: Sequence[float | None]) -> Sequence[float | None]:
+    """A pooled layer of one unit has no jump of its own: coursework tables carry the last one on."""
+    jump = field.jump if field is not None else ()
+    return tuple(last[i] if j is None and i < len(last) else j for i, j in enumerate(jump))
+
+
+def _field_cells(field: ReceptiveField | None, marks: set[str]) -> tuple[str, str, str]:
+    if field is None:
+        return "", "", ""
+    local = field.local
+    if field.unknown:
+        marks.add("?")
+    size = by_axis(local.size)
+    if any(field.is_global):
+        marks.add("*")
+        size = "all*" if set(local.size) == {None} else size + "*"
+    jump = "" if set(local.jump) == {None} else by_axis(local.jump)
+    return size, jump, "" if set(local.start) == {None} else by_axis(local.start)
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 10**9 else f"{count / 1e9:.2f} GB"
+
+
+def summary(
+    model: Callable[..., Any],
+    input_size: InputSize,
+    *,
+    depth: int | None = None,
+    dtype: torch.dtype | None = None,
+    channel_last: bool = False,
+) -> Summary:
+    """Tell what every layer of a network is, gives, sees and costs. No weights are read and no memory is used.
+
+    Args:
+        model: a module, or a bound method of one.
+        input_size: `(channels, height, width)` without the batch, or a sequence of such for several inputs.
+        depth: levels of nesting to show; all by default.
+        dtype: element type of the input; by default that of the first floating parameter.
+        channel_last: the network takes `(height, width, channels)`.
+
+    Returns:
+        A `Summary`: print it, or take `.records()`, `.markdown()`, `.html()`, `.geometry()`.
+
+    Raises:
+        ValueError: the network cannot run on `input_size`.
+
+    Example:
+        >>> from torch import nn
+        >>> table = summary(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), (3, 32, 32))
+        >>> table.macs, table.parameters
+        (221184, 224)
+        >>> [(row["type"], row["receptive_field"]) for row in table.records()]
+        [('Sequential', (4, 4)), ('Conv2d', (3, 3)), ('MaxPool2d', (4, 4))]
+    """
+    return Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), depth)

@@ -1,0 +1,168 @@
+"""One clear error for every kind of input that cannot be answered; what cannot be followed is named, never guessed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convblocks.introspect.receptive_field import receptive_field
+from convblocks.introspect.summary import summary
+
+
+class Raises(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("broken")
+
+
+class Branches(nn.Module):
+    """Control flow that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x if x.sum() > 0 else -x
+
+
+class Samples(nn.Module):
+    """An operation that has no rule: where it reads is in the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.grid_sample(x, self.conv(x).permute(0, 2, 3, 1), align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (nn.Conv2d(3, 4, 3), 32, "input_size must be"),
+        (nn.Conv2d(3, 4, 3), (), "input_size must be"),
+        (nn.Conv2d(3, 4, 3), (3, -1, 4), "positive whole numbers"),
+        (nn.Conv2d(3, 4, 3), (3, 2.5, 4), "positive whole numbers"),
+        (nn.Conv2d(3, 4, 3), "3,4,5", "input_size must be"),
+        (nn.Conv2d(3, 4, 3), (3,), "at least one spatial dimension"),
+        (nn.Conv2d(3, 4, 3), (5, 32, 32), r"does not run on input_size=\(5, 32, 32\): RuntimeError"),
+        (nn.Conv2d(3, 4, 9), (3, 4, 4), "does not run on input_size"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), Raises()), (3, 8, 8), "KeyError in '1': 'broken'"),
+        (nn.LazyConv2d(4, 3), (3, 8, 8), "lazy module without a shape yet, LazyConv2d"),
+        (nn.Conv2d(3, 4, 3, dtype=torch.complex64), (3, 8, 8), "complex parameters, Conv2d"),
+        (nn.Sequential(), (3, 8, 8), "the network is empty"),
+        ("resnet", (3, 8, 8), "must be an nn.Module or a callable, got str"),
+    ],
+)
+def test_one_clear_error(model: nn.Module, size: object, message: str) -> None:
+    for question in (receptive_field, summary):
+        with pytest.raises(ValueError, match=message):
+            question(model, size)
+
+
+def test_complex_input() -> None:
+    with pytest.raises(ValueError, match="dtype must be real"):
+        receptive_field(nn.Conv2d(3, 4, 3), (3, 8, 8), dtype=torch.complex64)
+
+
+def test_data_dependent_control_flow_is_named_and_what_came_before_is_known() -> None:
+    field = receptive_field(Branches(), (3, 16, 16))
+    assert field.size == (None, None)
+    assert "_local_scalar_dense" in field.unknown[0] or "meta" in field.unknown[0]
+    assert field.layers["conv"].size == (3, 3)
+    assert "unknown" in repr(field)
+
+
+def test_an_operation_without_a_rule_is_named() -> None:
+    field = receptive_field(Samples(), (3, 16, 16))
+    assert field.size == (None, None)
+    assert field.unknown == ("aten.grid_sampler_2d",)
+    assert field.layers["conv"].size == (3, 3)
+    with pytest.raises(ValueError, match="aten.grid_sampler_2d"):
+        field.interval(3, 3)
+    assert "? not known: aten.grid_sampler_2d" in summary(Samples(), (3, 16, 16)).text(100)
+
+
+def test_a_unit_that_is_not_there() -> None:
+    field = receptive_field(nn.Conv2d(3, 4, 3), (3, 8, 8))
+    assert field.interval(0, 5) == ((0, 2), (5, 7))
+    assert field.interval(3, -1, -1) == ((5, 7), (5, 7))
+    with pytest.raises(ValueError, match=r"unit must be an index into \(6, 6\)"):
+        field.interval(6, 0)
+    assert receptive_field(nn.Conv2d(3, 4, 1, padding=1), (3, 8, 8)).interval(0, 0) == (None, None)
+
+
+def test_attention_is_global_and_its_gate_is_named() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 4, 4)
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch(x).flatten(2).transpose(1, 2)
+            return tokens + self.attend(tokens, tokens, tokens, need_weights=False)[0]
+
+    field = receptive_field(Attends(), (3, 32, 32))
+    assert field.size == (math.inf, math.inf)
+    assert field.local.size == (4, 4)
+    assert "attend" in field.gates
+    assert field.interval(0, 0) == ((0, 31), (0, 31))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "field"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 4, 3, dilation=4), nn.MaxPool1d(2)), (2, 64), (10,)),
+        (nn.Sequential(nn.Conv3d(2, 4, (1, 3, 5)), nn.AvgPool3d(2)), (2, 8, 16, 16), (2, 4, 6)),
+        (nn.Conv2d(3, 4, (3, 7)), (3, 16, 16), (3, 7)),
+    ],
+)
+def test_one_two_and_three_dimensions(model: nn.Module, size: tuple[int, ...], field: tuple[int, ...]) -> None:
+    assert receptive_field(model, size).size == field
+
+
+def test_recurrence_over_the_width_is_followed() -> None:
+    class Scan(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(2, 4, 3)
+            self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lstm(self.conv(x).transpose(1, 2))[0]
+
+    field = receptive_field(Scan(), (2, 12))
+    assert [field.interval(place, 0) for place in (0, 4, 9)] == [((0, 2),), ((0, 6),), ((0, 11),)]
+
+
+def test_channel_last_and_several_inputs_and_outputs() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    assert receptive_field(Last(), (16, 16, 3), channel_last=True).size == (3, 3)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near, self.far = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(1, 4, 5, padding=2)
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            near, far = self.near(a), self.far(b)
+            return near + far, near
+
+    field = receptive_field(Two(), ((3, 16, 16), (1, 16, 16)))
+    assert field.size == (3, 3)
+    assert field.for_input(1).size == (5, 5)
+    assert field.outputs[1].size == (3, 3)
+    assert field.outputs[1].for_input(1).size == (0, 0)
