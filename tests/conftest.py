@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 # Before anything imports matplotlib: a test machine has no screen.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -15,6 +16,17 @@ hypothesis.settings.load_profile("convblocks")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch on the digits, which no test changes."""
+    import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    words = "--dataset digits --epochs 1 --device cpu --precision fp32 --workers 0 --name digits"
+    assert train.main([*words.split(), "--run-dir", str(folder)]) == 0
+    return folder / "digits"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
