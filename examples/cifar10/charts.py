@@ -72,6 +72,8 @@ def _png(figure: Figure) -> bytes:
 def _over_epochs(axes: Axes, quantity: str) -> None:
     axes.set_title(quantity, fontsize=10, loc="left")
     axes.set_xlabel("epoch")
+    # From 0: around a single epoch matplotlib would count thousandths.
+    axes.set_xlim(0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.6)
 

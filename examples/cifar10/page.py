@@ -29,7 +29,8 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; 
 .tiles dt { font-size: .85rem; color: var(--soft); }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
-figure { margin: 0; break-inside: avoid; }
+figure { margin: 0; }
+figure, p { break-inside: avoid; }
 img { max-width: 100%; height: auto; }
 .chart img { display: block; }
 .white img { background: #ffffff; border-radius: .5rem; }
