@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 # Both before anything reads them, and for the scripts that tests start: a test machine has no screen, and on tensors as
 # small as a test's more threads than one only wait for each other.
@@ -18,17 +17,6 @@ hypothesis.settings.load_profile("convblocks")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one epoch on the digits, which no test changes."""
-    import train
-
-    folder = tmp_path_factory.mktemp("runs")
-    words = "--dataset digits --epochs 1 --device cpu --precision fp32 --workers 0 --name digits"
-    assert train.main([*words.split(), "--run-dir", str(folder)]) == 0
-    return folder / "digits"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -100,7 +100,10 @@ def load(folder: Path, which: str = "last", *, device: str = "auto", precision: 
         network, recorded = identity["network"], identity["precision"]
     except KeyError as error:
         raise UsageError(f"{path} is not a checkpoint of train.py: it says nothing of {error}") from None
-    model = models.build(network, len(classes), identity.get("dropout"))
+    try:
+        model = models.build(network, len(classes), identity.get("dropout"))
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be rebuilt: {error}") from None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
