@@ -134,6 +134,12 @@ def read_folders(data_dir: Path) -> Dataset:
     return Dataset(name, classes, train, test)
 
 
+def read_test_folders(data_dir: Path) -> tuple[tuple[str, ...], ImageSet]:
+    """Class names and images of ``test/<class>/*``, for a tree that holds nothing to train on."""
+    files = _class_files(data_dir / "test")
+    return tuple(files), _decode(list(files.values()))
+
+
 def _class_files(part: Path) -> dict[str, list[Path]]:
     if not part.is_dir():
         raise UsageError(f"{part} is not a folder; class folders are looked for in train/<class>/* and test/<class>/*")

@@ -34,6 +34,15 @@ def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tree(tmp_path_factory.mktemp("data") / "shapes")
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch on the digits, which no test changes."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = "--dataset digits --epochs 1 --device cpu --precision fp32 --workers 0 --name digits"
+    assert script.main([*words.split(), "--run-dir", str(folder)]) == 0
+    return folder / "digits"
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Class folders that a test may damage."""
