@@ -44,6 +44,8 @@ class Linearised(TorchFunctionMode):
             return func(*args, **kwargs)
         if plain in IDENTITY or (self.local and plain in NORMS):
             return self._identity(name, x)
+        if plain in NORMS:
+            return x + _statistics(plain, x, args, kwargs)
         if plain in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and args[1].requires_grad:
             return (x + args[1]) * 0.5
         if plain in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and plain != "max":
@@ -69,6 +71,25 @@ class Linearised(TorchFunctionMode):
 
     def _identity(self, name: str, x: Tensor) -> Tensor:
         return x if name.endswith("_") and not name.startswith("__") else x * 1.0
+
+
+def _statistics(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a norm or softmax mixes into every element."""
+    if name in ("layer_norm", "rms_norm"):
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else x.shape[-1:])
+        return x.mean(tuple(range(x.dim() - len(shape), x.dim())), keepdim=True)
+    if name == "softmax":
+        return x.mean(kwargs.get("dim", args[1] if len(args) > 1 else -1), keepdim=True)
+    spatial = tuple(range(2, x.dim()))
+    if name == "instance_norm":
+        return x.mean(spatial, keepdim=True)
+    groups = kwargs.get("num_groups", args[1] if len(args) > 1 else 1)
+    return (
+        x.unflatten(1, (groups, -1))
+        .mean((2, *(d + 1 for d in spatial)), keepdim=True)
+        .expand(-1, -1, x.shape[1] // groups, *[1] * len(spatial))
+        .flatten(1, 2)
+    )
 
 
 def _gathers_map(x: Tensor, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> bool:
