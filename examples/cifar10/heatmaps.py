@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from module_table import outputs
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from trained import Trained
 
 from data import SIZE
@@ -23,12 +22,34 @@ def last_map(model: nn.Module) -> tuple[str, nn.Module, int] | None:
     A block that ends in that map is taken for its last layer: of a residual block the sum counts, not the branch.
     """
     found = None
-    for name, module, output in outputs(model):
+    for name, module, output in _outputs(model):
         # Padding and what does nothing, in front of a layer that shrinks the map, give no map of their own.
         idle = isinstance(module, nn.Identity) or "Pad" in type(module).__name__
         if output.dim() == 4 and min(output.shape[2:]) >= SMALLEST and not idle:
             found = name, module, min(output.shape[2:])
     return found
+
+
+def _outputs(model: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """Name, module and output of every module that gives a tensor, in the order in which they are done."""
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+
+    def hook(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_hook(
+            lambda _, inputs, output: seen.append((name, module, output)) if isinstance(output, Tensor) else None
+        )
+
+    training = model.training
+    handles = [hook(name, module) for name, module in model.named_modules()]
+    try:
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, SIZE, SIZE, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return seen
 
 
 def overlays(network: Trained, layer: nn.Module, images: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.uint8]:

@@ -10,12 +10,14 @@ import page
 import record
 from charts import THEMES, Theme
 from evaluation import Evaluation
-from module_table import module_table
 from record import Record
 from sklearn.metrics import classification_report, confusion_matrix
 from testset import TestSet
 from torch import nn
 from trained import FILES, Trained
+
+import convblocks
+from data import SIZE
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -151,15 +153,14 @@ def confusion(network: Trained, found: Evaluation) -> Section:
 
 
 def layers(model: nn.Module) -> Section:
-    """The network. This is where a fuller summary goes: the page knows of it only the HTML that this gives."""
-    rows = module_table(model)
-    total = sum(row.parameters for row in rows)
-    cells = [
-        [row.name, row.kind, " x ".join(map(str, row.output)), f"{row.parameters:,}" if row.parameters else "0"]
-        for row in rows
-    ]
-    caption = f"{len(rows)} layers in the order in which they run, {total:,} parameters"
-    return Section(page.table(caption, ["layer", "kind", "output", "parameters"], [*cells], text=(1,)))
+    """The library's own table: what each layer is, gives, sees and costs."""
+    table = convblocks.summary(model, (3, SIZE, SIZE)).table()
+    # Of runs of blanks a page shows one; these blanks are the nesting.
+    rows = [[row[0].replace("  ", "\u2003"), *row[1:]] for row in table.rows]
+    names = [column.title for column in table.columns]
+    text = [number for number, column in enumerate(table.columns) if not column.right]
+    notes = "".join(f'<p class="soft">{page.escape(note)}</p>' for note in table.notes)
+    return Section(page.table("Layers, and what each output sees of the image", names, rows, text=text) + notes)
 
 
 def configuration(run: Record) -> Section:

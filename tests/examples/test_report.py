@@ -23,11 +23,11 @@ import plots
 import pytest
 import record
 import report as script
+import sections
 import testset
 import torch
 import trained
 from evaluation import Evaluation, evaluate
-from module_table import module_table
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
@@ -201,10 +201,11 @@ def test_mistakes_are_the_most_confident_ones(found: Evaluation, shown: Page) ->
 
 
 def test_layers_add_up_to_the_parameters(digits_run: Path, shown: Page) -> None:
-    rows = shown.table("31 layers in the order in which they run, 170,106 parameters")[1:]
-    assert len(rows) == 31
-    assert sum(int(row[3].replace(",", "")) for row in rows) == 170_106
-    assert rows[0] == ["conv1.0.conv", "Conv2d", "16 x 32 x 32", "448"]
+    head, whole, *rows = shown.table("Layers, and what each output sees")
+    parameters, kernel = head.index("params"), head.index("k")
+    assert whole[parameters] == "170,106"
+    convolutions = [row for row in rows if row[1] == "Conv2d"]
+    assert (len(convolutions), {row[kernel] for row in convolutions}) == (11, {"1", "3"})
 
 
 def test_configuration_is_all_there(digits_run: Path, shown: Page) -> None:
@@ -240,7 +241,6 @@ def test_last_map_of_every_network(name: str) -> None:
         "twelve_layer": ("conv3", 5),
     }
     assert (found[0], found[2]) == expected[name]
-    assert sum(row.parameters for row in module_table(model)) == sum(p.numel() for p in model.parameters())
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -249,10 +249,10 @@ def test_no_map_is_large_enough() -> None:
     assert heatmaps.last_map(nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(64, 2))) is None
 
 
-def test_a_shared_layer_counts_once() -> None:
-    conv = nn.Conv2d(3, 3, 1, bias=False)
-    rows = module_table(nn.Sequential(conv, nn.ReLU(), conv, nn.Identity()))
-    assert [(row.kind, row.parameters) for row in rows] == [("Conv2d", 9), ("ReLU", 0), ("Conv2d", 0)]
+def test_the_layer_table_is_the_librarys() -> None:
+    html = sections.layers(networks.net4()).html
+    for cell in ("trans2", "DepthwiseSeparableConv", "128x4x4", "parameters 176,234, MACs 45,934,208"):
+        assert cell in html
 
 
 def test_overlay_is_bright_where_the_class_is_read_off(digits_run: Path) -> None:
