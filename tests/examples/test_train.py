@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -410,6 +411,14 @@ def test_argument_out_of_bounds_is_refused(
 def test_gpu_asked_for_but_absent_is_an_error(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--device", "cuda") == 2
     assert "--device cuda: torch sees no GPU here" in error(capsys)
+
+
+def test_missing_package_is_answered_with_the_command_that_installs_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "training", None)
+    assert train() == 2
+    assert "pip install -e '.[examples]'" in error(capsys)
 
 
 def test_corrupt_image_ends_in_one_line(
