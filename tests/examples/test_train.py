@@ -430,6 +430,17 @@ def test_corrupt_image_ends_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_bar_is_for_terminals(
+    terminal: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert train(epochs=1) == 0
+    err = capsys.readouterr().err
+    assert ("epoch 1/1: " in err and " images/s, lr 0." in err) == terminal
+    assert terminal or err == ""
+
+
 def test_bf16_trains(train: Train, tmp_path: Path) -> None:
     assert train("--precision", "bf16", epochs=1) == 0
     assert read(tmp_path / "run" / "config.json")["precision"] == "bf16"
