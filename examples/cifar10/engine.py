@@ -121,7 +121,6 @@ class Run:
         start = time.perf_counter() - progress.seconds
         title = f"epoch {progress.epoch + 1}/{self.recipe.epochs}"
         meter = tqdm(total=self.steps_per_epoch, initial=progress.step, desc=title, leave=False, disable=not bar)
-        meter.set_postfix(lr=f"{self.lr:.5f}", refresh=False)
         try:
             with meter:
                 while progress.step < self.steps_per_epoch:
@@ -130,6 +129,8 @@ class Run:
                     sums += self._train_step(images, labels.to(self.device.name, non_blocking=True))
                     progress.step += 1
                     seen += len(labels)
+                    speed = seen / (time.perf_counter() - start)
+                    meter.set_postfix_str(f"{speed:.0f} images/s, lr {self.lr:.5f}", refresh=False)
                     meter.update()
                     if progress.step % CHECK_EVERY[self.device.name] == 0 or progress.step == self.steps_per_epoch:
                         self._require_finite(float(sums[0]))

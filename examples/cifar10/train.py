@@ -124,11 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training import train
 
         return train(arguments, words)
+    except ModuleNotFoundError as error:
+        print(f"train.py: error: {error}; in the repository's folder: pip install -e '.[examples]'", file=sys.stderr)
+        return UsageError.exit_status
     except (UsageError, RunError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("train.py: interrupted before training began; nothing was saved", file=sys.stderr)
+        print("train.py: interrupted before training began; nothing is lost", file=sys.stderr)
         return INTERRUPTED
 
 

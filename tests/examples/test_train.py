@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -412,6 +413,14 @@ def test_gpu_asked_for_but_absent_is_an_error(train: Train, capsys: pytest.Captu
     assert "--device cuda: torch sees no GPU here" in error(capsys)
 
 
+def test_missing_package_is_answered_with_the_command_that_installs_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "training", None)
+    assert train() == 2
+    assert "pip install -e '.[examples]'" in error(capsys)
+
+
 def test_corrupt_image_ends_in_one_line(
     train: Train, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +428,17 @@ def test_corrupt_image_ends_in_one_line(
     assert train("--data-dir", str(tree)) == 2
     assert "train/cross/0001.png cannot be read as an image" in error(capsys)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_bar_is_for_terminals(
+    terminal: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert train(epochs=1) == 0
+    err = capsys.readouterr().err
+    assert ("epoch 1/1: " in err and " images/s, lr 0." in err) == terminal
+    assert terminal or err == ""
 
 
 def test_bf16_trains(train: Train, tmp_path: Path) -> None:
