@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from convblocks.introspect.summary import summary  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGEST = 6e8
-"""Pixels of the oracle's strip times the square root of the parameters: above it the oracle is too slow or too large here."""
+"""Pixels of the oracle's strip times the square root of the parameters: above it the oracle is too slow here."""
 
 
 def machine() -> dict[str, str]:
@@ -90,7 +91,7 @@ def sweep(minutes: float, strides: list[int]) -> None:
                 record = compare(name, largest=LARGEST, **option)
                 if not option:
                     record |= costs_agree(name)
-            except Exception as error:  # noqa: BLE001 - a failure is a result
+            except Exception as error:
                 record = {"model": name, **option, "error": f"{type(error).__name__}: {error}"[:300]}
             record["file"] = timm.model_entrypoint(name).__module__.rpartition(".")[2]
             done[key] = record
@@ -128,6 +129,14 @@ def write(path: Path, data: Any) -> None:
     temporary.replace(path)
 
 
+def _calls(model: torch.nn.Module, size: tuple[int, ...], torchinfo: Any) -> dict[str, Callable[[], str]]:
+    return {
+        "receptive_field": lambda: repr(receptive_field(model, size)),
+        "summary": lambda: summary(model, size).text(120),
+        "torchinfo": lambda: str(torchinfo.summary(model, (1, *size), device="meta", verbose=0, depth=9)),
+    }
+
+
 def speed() -> None:
     """Medians of five calls on meta tensors, beside torchinfo."""
     import torchinfo
@@ -142,13 +151,7 @@ def speed() -> None:
         "densenet121",
         "regnety_016",
     ):
-        model = build(name)
-        size = (3, 224, 224)
-        calls = {
-            "receptive_field": lambda: repr(receptive_field(model, size)),
-            "summary": lambda: summary(model, size).text(120),
-            "torchinfo": lambda: str(torchinfo.summary(model, (1, *size), device="meta", verbose=0, depth=9)),
-        }
+        calls = _calls(build(name), (3, 224, 224), torchinfo)
         record: dict[str, Any] = {"model": name}
         for label, call in calls.items():
             call()

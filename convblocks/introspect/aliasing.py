@@ -92,9 +92,11 @@ class AliasTable:
         self._table: dict[int, Alias] = {}
 
     def get(self, tensor: Tensor) -> Alias | None:
+        """The alias of a tensor object, None for one not seen."""
         return self._table.get(id(tensor))
 
     def set(self, tensor: Tensor, alias: Alias) -> None:
+        """Note what a tensor object shows."""
         self._table[id(tensor)] = alias
 
     def value(self, alias: Alias) -> int:

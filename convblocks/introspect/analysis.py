@@ -43,9 +43,11 @@ class Analysis:
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
+        """Every spatial axis of every input."""
         return tuple(Axis(i, dim) for i, dims in enumerate(self.inputs.axes) for dim in dims)
 
     def length(self, axis: Axis) -> int:
+        """Length of an axis at the original size."""
         return self.inputs.shapes[axis.input][axis.dim]
 
     def whole(self, axis: Axis) -> Propagation:
@@ -116,8 +118,7 @@ class Analysis:
         return any(shows_all(labels, grown.length) for labels in known.values())
 
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
-        """Local field of a value along an axis, what is not known of it, and whether gates make the full field
-        global."""
+        """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""
         key = (axis, value)
         if key not in self._fields:
             try:
@@ -145,8 +146,10 @@ class Analysis:
         return self._native_field(axis, value)
 
     def _native_field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
-        """What holds at the original size alone: the network refuses a larger input, or its geometry follows the
-        size."""
+        """What holds at the original size alone.
+
+        The network refuses a larger input, or its geometry follows the size.
+        """
         labels, policy = self.local(axis)
         gated = value in self._reached_by(self.native, list(policy.gates))
         reasons = tuple(sorted(labels.unknown.get(value, frozenset())))
@@ -166,7 +169,7 @@ class Analysis:
         return found, (), gated
 
     def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
-        """First and last position that every unit of a value sees in the enlarged input, and which units see no border."""
+        """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self._prefer(run.graph.shapes[value], axis)
         lo, hi, _ = units_of(run.labels.labels[value].data, prefer)

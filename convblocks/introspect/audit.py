@@ -1,4 +1,4 @@
-"""Whether a network keeps a specification: a table of pass and fail with the value measured and the layer that decides."""
+"""Whether a network keeps a specification: pass and fail, with the value measured and the layer that decides."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ class Requirements:
         count_pooling: measure the field with the global pooling, as wide as the map is at this input size.
         min_coverage: least share of the field's pixels that reach the output.
         output_shape: without the batch, as `(10,)`.
-        at_least, at_most: number of layers of a kind, as `{"depthwise separable": 1, "max pool": 0}`. Kinds: "convolution",
-            "depthwise", "depthwise separable", "dilated", "strided", "max pool", "average pool", "linear", "transposed".
+        at_least, at_most: number of layers of a kind, as `{"depthwise separable": 1, "max pool": 0}`. Kinds:
+            "convolution", "depthwise", "depthwise separable", "dilated", "strided", "max pool", "average pool",
+            "linear", "transposed".
         global_pooling: True asks for a pooling of the whole map, False for none.
-        linear_after_pooling: most fully connected layers (a 1x1 convolution of one place is one) after the global pooling
-            beyond the map to the classes: 0 asks that the pooled features map straight to them.
-        blocks: top-level children that do some work, in this order, by first letter and number: "C1C2C3C4O" asks for such
-            as conv1, conv2, conv3, conv4 and output; others may stand between.
+        linear_after_pooling: most fully connected layers (a 1x1 convolution of one place is one) between the global
+            pooling and the map to the classes: 0 asks that the pooled features map straight to them.
+        blocks: top-level children that do some work, in this order, by first letter and number: "C1C2C3C4O" asks for
+            such as conv1, conv2, conv3, conv4 and output; others may stand between.
         rules: functions from a `Summary` to a `Finding`.
     """
 
@@ -105,8 +106,8 @@ PRESETS: dict[str, Requirements] = {
         output_shape=(10,),
     ),
 }
-"""The two course assignments: under 200,000 parameters with a field over 44, under 100,000 with one over 52 and no layer
-between the pooling and the classes. Their authors count the global pooling in the field."""
+"""The two course assignments: under 200,000 parameters with a field over 44, and under 100,000 with one over 52 and no
+layer between the pooling and the classes. Their authors count the global pooling in the field."""
 
 
 class AuditFailed(AssertionError):
@@ -130,6 +131,7 @@ class Audit:
             raise AuditFailed(f"the network breaks its specification\n{self.text(120)}")
 
     def table(self) -> Table:
+        """The findings as strings."""
         columns = [Column(title, right=False) for title in ("requirement", "", "required", "measured", "decided by")]
         rows = [[f.rule, "pass" if f.passed else "FAIL", f.required, f.measured, f.layer] for f in self.findings]
         failed = sum(not finding.passed for finding in self.findings)
@@ -140,9 +142,11 @@ class Audit:
         return [{spec.name: getattr(finding, spec.name) for spec in fields(finding)} for finding in self.findings]
 
     def text(self, width: int | None = None) -> str:
+        """The table in `width` columns, by default those of the terminal."""
         return self.table().text(width)
 
     def markdown(self) -> str:
+        """The table in Markdown."""
         return self.table().markdown()
 
     def __str__(self) -> str:

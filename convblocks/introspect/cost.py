@@ -59,8 +59,30 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 VIEWS = frozenset(
-    "view _unsafe_view reshape _reshape_alias t transpose permute expand slice select split split_with_sizes chunk unbind "
-    "unsqueeze squeeze alias detach narrow diagonal unfold scatter_into_view".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "unsqueeze",
+        "squeeze",
+        "alias",
+        "detach",
+        "narrow",
+        "diagonal",
+        "unfold",
+        "scatter_into_view",
+    ]
 )
 
 

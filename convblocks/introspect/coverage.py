@@ -1,7 +1,8 @@
 """Which pixels inside the field of a unit do reach it.
 
-The graph is walked backward from one unit with a mask of what the unit depends on. No rule is written twice: a rule takes the
-minimum of labels, so with labels that are all zero the gradient of its result is positive exactly at what the result depends on.
+The graph is walked backward from one unit with a mask of what the unit depends on. No rule is written twice: a rule
+takes the minimum of labels, so with labels that are all zero the gradient of its result is positive exactly at what the
+result depends on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Replay:
 
 
 def coverage(analysis: Analysis, value: int, input_index: int) -> float | None:
-    """Share of the field of a unit in the middle that reaches it; None where the field is unknown or too large to walk."""
+    """Share of the field of a unit in the middle that reaches it; None where it is unknown or too large to walk."""
     mask = reached_pixels(analysis, value, input_index)
     return None if mask is None else float(mask.float().mean())
 
@@ -144,7 +145,7 @@ def _selected(
     labels: dict[int, Labels],
     wanted: Sequence[Tensor | None],
 ) -> Tensor | None:
-    """Sum of the labels of the results under their masks; None where the labels are too short to tell the masks apart."""
+    """Sum of the results' labels under their masks; None where they are too short to tell the masks apart."""
     run = runs[axes[0]]
     rule = find_rule(node.func, node.op)
     if rule is None or node.op.startswith(("cum", "logcum")):

@@ -19,8 +19,7 @@ RESIZING = ("adaptive", "_adaptive", "upsample", "_upsample", "flip", "roll", "i
 
 
 def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
-    """An upper estimate of the field of any unit, and a common multiple of the strides, from the windows of the
-    network."""
+    """An upper estimate of the field of any unit, and a common multiple of the strides, from all windows."""
     source = graph.inputs[axis.input]
     length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
     total = multiple = 1

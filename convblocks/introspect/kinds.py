@@ -54,7 +54,7 @@ def _separable(rows: Sequence[Layer]) -> list[str]:
 
 
 def after_pooling(table: Summary) -> list[str]:
-    """Fully connected layers downstream of the last global pooling: matrix products, and convolutions of a single place."""
+    """Fully connected layers after the last global pooling: matrix products, and convolutions of a single place."""
     graph = table.analysis.native
     pooled: set[int] = set()
     names: list[str] = []

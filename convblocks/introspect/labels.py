@@ -54,6 +54,7 @@ class Labels:
 
     @property
     def data(self) -> Tensor:
+        """The array, put together if it was not."""
         if self._data is None:
             if self.origin is not None:
                 self._data = regroup(*self.origin)
@@ -69,6 +70,7 @@ class Labels:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Element type of the array."""
         return self._any().dtype
 
     def _any(self) -> Tensor:
@@ -99,9 +101,11 @@ class Labels:
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions of the tensor."""
         return len(self.lengths)
 
     def length(self, dim: int) -> int:
+        """Length along one dimension of the tensor."""
         return self.lengths[dim]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Labels:
@@ -140,8 +144,10 @@ class Joined(NamedTuple):
 
 
 def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
-    """The concatenation of labels that are all pooled or all not; the array is put together when somebody looks at
-    it."""
+    """The concatenation of labels that are all pooled or all not.
+
+    The array is put together when somebody looks at it.
+    """
     first = items[0][0]
     if first.length(dim) == 1 and all(item is first or _same(item, first) for item, _ in items):
         return first
@@ -263,6 +269,7 @@ def extent(data: Tensor) -> Tensor:
 
 
 def nothing_like(data: Tensor) -> Tensor:
+    """Labels of what depends on nothing."""
     return torch.full_like(data, NOTHING)
 
 

@@ -21,7 +21,7 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Geometry of a convolution or pooling; `kind` is "conv", "transposed conv", "max pool", "avg pool" or "global pool"."""
+    """Geometry of a window; `kind` is "conv", "transposed conv", "max pool", "avg pool" or "global pool"."""
 
     kind: str
     kernel: Sizes
@@ -39,19 +39,21 @@ class Window:
 
     @property
     def depthwise(self) -> bool:
+        """Whether every channel is convolved by itself."""
         return self.kind == "conv" and self.groups == self.in_channels > 1
 
     @property
     def pointwise(self) -> bool:
+        """Whether it mixes channels at one place."""
         return self.kind == "conv" and set(self.kernel) <= {1} and self.groups == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row of a summary: a call of a module, an operation outside any leaf module, or a module that was never called.
+    """One row of a summary: a call of a module, an operation outside any leaf, or a module never called.
 
-    `parameters` and `macs` of a module include those of its children; a second call, and a parameter that an earlier row
-    has counted, add none.
+    `parameters` and `macs` of a module include those of its children; a second call, and a parameter that an earlier
+    row has counted, add none.
     """
 
     name: str
@@ -235,7 +237,7 @@ class LayerList:
 
 
 def geometry_rows(analysis: Analysis, *, merged: bool = True) -> list[Layer]:
-    """Convolutions and poolings in order; `merged`: a depthwise convolution and the pointwise one after it are one row."""
+    """Convolutions and poolings in order; `merged`: a depthwise one and the pointwise one after it are one row."""
     rows: list[Layer] = []
     listing = LayerList(analysis, None)
     for number, node in enumerate(analysis.native.nodes):

@@ -19,8 +19,8 @@ def load_model(spec: str) -> Callable[..., Any]:
     """Build the network that `spec` names, without weights.
 
     Args:
-        spec: `package.module:callable` or `path/to/file.py:callable`, where the callable is a module class, a function that
-            returns a module, or a module; `timm:name`; `torchvision:name`.
+        spec: `package.module:callable` or `path/to/file.py:callable`, where the callable is a module class, a function
+            that returns a module, or a module; `timm:name`; `torchvision:name`.
 
     Raises:
         ValueError: nothing of that name, or it gives no module.
@@ -68,7 +68,8 @@ def _from_file(path: Path) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[path.stem] = module
     module_spec.loader.exec_module(module)

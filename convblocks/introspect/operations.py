@@ -22,8 +22,10 @@ COSTED = frozenset(
 
 @cache
 def name_of(func: Any) -> str:
-    """`convolution` for `aten.convolution.default`; operators of other libraries keep their namespace:
-    `torchvision::nms`."""
+    """`convolution` for `aten.convolution.default`.
+
+    Operators of other libraries keep their namespace: `torchvision::nms`.
+    """
     qualified = func._schema.name
     return qualified.removeprefix("aten::")
 
@@ -36,7 +38,7 @@ def arguments(func: Any) -> tuple[tuple[str, Any], ...]:
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by name, defaults filled in."""
-    bound = {name: default for name, default in arguments(func)}
+    bound = dict(arguments(func))
     bound.update(zip((name for name, _ in arguments(func)), args, strict=False))
     bound.update(kwargs)
     return bound

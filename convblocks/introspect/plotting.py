@@ -26,7 +26,7 @@ def plot_receptive_field(
     image: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Figure:
-    """Draw the field of a layer on an image with the pixels that reach it, and the growth of the field through the network.
+    """Draw the field of a layer on an image with the pixels that reach it, and the growth of the field by layer.
 
     Args:
         model: a module, or a bound method of one, with images as input.

@@ -44,6 +44,7 @@ class Whole:
     exact_borders = True
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        """See `Policy`."""
         return after
 
 
@@ -63,6 +64,7 @@ class Local:
         self.gates: dict[int, Labels] = {}
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        """See `Policy`."""
         if before.pooled or not self._spans(after.data) or self._spans(before.data):
             return after
         self.gates[call.number] = after
@@ -95,6 +97,7 @@ class Local:
 
 
 def refs_of(node: Node) -> Iterator[int]:
+    """The tensors among the arguments of a node."""
     for item in (*node.args, *node.kwargs.values()):
         for ref in item if isinstance(item, (list, tuple)) else (item,):
             if isinstance(ref, Ref):
@@ -110,8 +113,10 @@ def find_rule(func: Any, op: str) -> Rule | None:
 
 
 def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], Tensor] | None = None) -> Propagation:
-    """Labels of every value along `axis`; `start` gives the features of the input's positions (intervals by
-    default)."""
+    """Labels of every value along `axis`.
+
+    `start` gives the features of the input's positions (intervals by default).
+    """
     done = Propagation()
     value = graph.inputs[axis.input]
     shape = graph.shapes[value]
@@ -133,7 +138,7 @@ def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagati
     reasons = frozenset().union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
         results = _apply(graph, node, number, policy, done.labels)
-    except Exception as error:  # noqa: BLE001 - what a rule cannot handle is unknown, never guessed
+    except Exception as error:
         detail = f" ({error})" if isinstance(error, (NoRule, TooLarge)) and str(error) else ""
         where = graph.where(node)
         name = node.op if "::" in node.op else f"aten.{node.op}"

@@ -57,6 +57,7 @@ class ReceptiveField:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
+        """The spatial axes of the input asked about."""
         return tuple(axis for axis in self._analysis.axes if axis.input == self._input)
 
     @property
@@ -90,14 +91,17 @@ class ReceptiveField:
 
     @property
     def size(self) -> tuple[float | None, ...]:
+        """Size of the full field, by axis."""
         return self.full.size
 
     @property
     def jump(self) -> tuple[float | None, ...]:
+        """Jump of the full field, by axis."""
         return self.full.jump
 
     @property
     def start(self) -> tuple[float | None, ...]:
+        """Start of the full field, by axis."""
         return self.full.start
 
     @property
@@ -281,11 +285,13 @@ class StoppedField(ReceptiveField):
 
     @property
     def local(self) -> Field:
+        """Nothing is known of the output."""
         nothing = (None,) * len(self.axes)
         return Field(nothing, nothing, nothing, nothing)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Raises: the output is not known."""
         raise ValueError(f"the output is not known: {self._reason}")
 
 

@@ -64,6 +64,7 @@ class Call:
         return self._labels.get(ref.value)
 
     def shape_of(self, ref: Ref) -> tuple[int, ...]:
+        """Shape of a tensor argument."""
         return self.graph.shapes[ref.value]
 
     @property
@@ -73,6 +74,7 @@ class Call:
 
     @property
     def input(self) -> Labels | None:
+        """Labels of the first tensor of the operation."""
         return self.of(self.source)
 
     @property
@@ -82,9 +84,11 @@ class Call:
 
     @property
     def ndim(self) -> int:
+        """Dimensions of the first tensor of the operation."""
         return len(self.shape)
 
     def out_shape(self, position: int = 0) -> tuple[int, ...]:
+        """Shape of a result."""
         return self.graph.shapes[self.node.outputs[position]]
 
     def constant(self, ref: Ref) -> Tensor:

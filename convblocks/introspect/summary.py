@@ -120,9 +120,7 @@ class Summary:
         rows = [self._row(layer, marks) for layer in shown]
         notes = []
         if "*" in marks:
-            notes.append(
-                "* sees the whole input through a gate or pooling; shown is the field with gates cut, at this input size"
-            )
+            notes.append("* sees the whole input by a gate or pooling; shown is the field with gates cut, at this size")
         if "?" in marks:
             reasons = dict.fromkeys(r for layer in self.layers if layer.field for r in layer.field.unknown)
             notes.append(f"? not known: {'; '.join(list(reasons)[:5])}")
@@ -135,8 +133,8 @@ class Summary:
             f"parameters {self.parameters:,}" + (f" ({frozen:,} frozen)" if frozen else "") + f", MACs {self.macs:,}"
         )
         notes.append(
-            f"memory at batch 1: parameters and buffers {_mega(self.parameter_bytes)}, input {_mega(self.input_bytes)}, "
-            f"activations at most {_mega(self.activation_bytes)}"
+            f"memory at batch 1: parameters and buffers {_mega(self.parameter_bytes)}, "
+            f"input {_mega(self.input_bytes)}, activations at most {_mega(self.activation_bytes)}"
         )
         if self.analysis.native.error is not None:
             notes.append(f"stopped: {self.analysis.native.error}")
@@ -175,13 +173,15 @@ class Summary:
         return self.table().text(width)
 
     def markdown(self) -> str:
+        """The table in Markdown."""
         return self.table().markdown()
 
     def html(self) -> str:
+        """The table in HTML."""
         return self.table().html()
 
     def geometry(self) -> Table:
-        """The receptive-field table as coursework and papers print it: field, size and jump, in and out, by convolution.
+        """The receptive-field table as coursework prints it: field, size and jump, in and out, by convolution.
 
         A depthwise convolution and the pointwise one that follows it are one row.
         """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, whether numbers stand to the right, and its rank: high ones go first where space is short."""
+    """A column: its title, whether it stands to the right, and its rank: high ones go first where space is short."""
 
     title: str
     right: bool = True

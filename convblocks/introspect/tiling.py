@@ -1,4 +1,4 @@
-"""Tiled inference that equals the whole image: how far tiles must overlap, where they may begin, and a loop that does it."""
+"""Tiled inference that equals the whole image: how far tiles overlap, where they begin, and a loop that does it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Tiling:
 
     @property
     def smallest(self) -> tuple[int, ...]:
+        """The shortest tile that keeps any output."""
         return tuple(before + after + step for (before, after), step in zip(self.halo, self.multiple, strict=True))
 
     def fits(self, tile: Sequence[int]) -> bool:
@@ -101,11 +102,11 @@ def _overlap(analysis: Analysis, axis: Axis, field: ReceptiveField) -> tuple[int
 
 @torch.no_grad()
 def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[int]) -> Tensor:
-    """Run a network on an image tile by tile; the result is that of the whole image.
+    r"""Run a network on an image tile by tile; the result is that of the whole image.
 
     Args:
         model: a network in evaluation mode that gives one map.
-        x: image (N, C, \\*spatial).
+        x: image (N, C, \*spatial).
         tile: length of the tiles, halo included: one number, or one for each axis.
 
     Returns:
@@ -131,7 +132,8 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
     if not plan.fits(lengths):
         least = [math.ceil(max(n, s) / m) * m for n, s, m in zip(lengths, plan.smallest, plan.multiple, strict=True)]
         raise ValueError(
-            f"tile must be at least {plan.smallest} and a multiple of {plan.multiple}, got {lengths}; {tuple(least)} would fit"
+            f"tile must be at least {plan.smallest} and a multiple of {plan.multiple}, got {lengths}; "
+            f"{tuple(least)} would fit"
         )
     _same_on_a_tile(model, x, field, [min(n, m) for n, m in zip(lengths, spatial, strict=True)])
     out: Tensor | None = None

@@ -254,8 +254,10 @@ def _refs(tree: Any) -> Iterator[Ref]:
 
 
 class _Recurrent(TorchFunctionMode):
-    """`nn.LSTM` and its like compare devices before any operation is dispatched: show them parameters on the meta
-    device."""
+    """`nn.LSTM` and its like compare devices before any operation is dispatched.
+
+    Show them parameters on the meta device.
+    """
 
     def __init__(self, tracer: _Tracer) -> None:
         super().__init__()
@@ -358,7 +360,7 @@ def trace(model: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Se
             with _Recurrent(tracer), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
-        except Exception as error:  # noqa: BLE001 - the network is the user's: anything may come out of it
+        except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
     return graph

@@ -16,13 +16,50 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 IDENTITY = frozenset(
-    "relu relu6 silu gelu hardswish hardtanh leaky_relu elu selu celu mish softplus prelu dropout dropout2d clamp clamp_min clamp_max tanh "
-    "log_softmax hardsigmoid sigmoid normalize batch_norm abs sqrt rsqrt exp square pow __pow__ local_response_norm logsigmoid".split()
+    [
+        "relu",
+        "relu6",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "softplus",
+        "prelu",
+        "dropout",
+        "dropout2d",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "tanh",
+        "log_softmax",
+        "hardsigmoid",
+        "sigmoid",
+        "normalize",
+        "batch_norm",
+        "abs",
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "square",
+        "pow",
+        "__pow__",
+        "local_response_norm",
+        "logsigmoid",
+    ]
 )
-NORMS = frozenset("softmax layer_norm group_norm instance_norm rms_norm".split())
-PRODUCTS = frozenset("mul __mul__ __imul__ __rmul__ div __truediv__ __itruediv__ multiply maximum max".split())
-GATHERING = frozenset("mean sum norm amax vector_norm linalg_vector_norm var std var_mean logsumexp".split())
-ADAPTIVE = frozenset("adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool1d adaptive_avg_pool3d".split())
+NORMS = frozenset(["softmax", "layer_norm", "group_norm", "instance_norm", "rms_norm"])
+PRODUCTS = frozenset(
+    ["mul", "__mul__", "__imul__", "__rmul__", "div", "__truediv__", "__itruediv__", "multiply", "maximum", "max"]
+)
+GATHERING = frozenset(
+    ["mean", "sum", "norm", "amax", "vector_norm", "linalg_vector_norm", "var", "std", "var_mean", "logsumexp"]
+)
+ADAPTIVE = frozenset(["adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool3d"])
 
 
 class Linearised(TorchFunctionMode):
@@ -40,6 +77,9 @@ class Linearised(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         plain = name if name.startswith("__") else name.rstrip("_")
         x = args[0] if args else kwargs.get("input")
+        if plain == "batch_norm" and isinstance(x, Tensor):
+            # Of weights too: standardised weights that are all equal would vanish.
+            return x * 1.0
         if not isinstance(x, Tensor) or not x.requires_grad:
             return func(*args, **kwargs)
         if plain in IDENTITY or (self.local and plain in NORMS):
@@ -167,5 +207,6 @@ def middle_unit(
     length = y.shape[dim]
     unit = length // 2
     spans = [span(mask(y.select(dim, place)), dim) for place in (unit, unit + 1)]
-    assert spans[0] is not None and spans[1] is not None
+    assert spans[0] is not None
+    assert spans[1] is not None
     return spans[0], spans[1], unit, length

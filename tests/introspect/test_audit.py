@@ -1,4 +1,4 @@
-"""Specifications: the two assignments on the five networks, every requirement met and broken, and what is no requirement."""
+"""Specifications: the two assignments on the five networks, every requirement met and broken, and bad ones."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_an_operation_without_a_rule_is_named() -> None:
     assert field.size == (None, None)
     assert field.unknown == ("aten.grid_sampler_2d",)
     assert field.layers["conv"].size == (3, 3)
-    with pytest.raises(ValueError, match="aten.grid_sampler_2d"):
+    with pytest.raises(ValueError, match=r"aten\.grid_sampler_2d"):
         field.interval(3, 3)
     assert "? not known: aten.grid_sampler_2d" in summary(Samples(), (3, 16, 16)).text(100)
 

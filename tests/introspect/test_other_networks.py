@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import networks
 import pytest
-import torch
 import torch.nn.functional as F
 from oracle import positive, reached, span
 from small_networks import UNet, dilated, strided_without_padding
@@ -81,10 +80,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         name: (features(name, *HEAD), (3, 64, 72))
         for name in ("shufflenet_v2_x0_5", "efficientnet_b0", "regnet_y_400mf", "regnet_x_400mf")
     },
-    **{
-        name: (features(name, *HEAD), (3, 64, 72))
-        for name in ("densenet121", "convnext_tiny", "resnext50_32x4d")
-    },
+    **{name: (features(name, *HEAD), (3, 64, 72)) for name in ("densenet121", "convnext_tiny", "resnext50_32x4d")},
     **{name: (features(name, *HEAD), (3, 4, 24, 24)) for name in ("r3d_18",)},
     **{
         name: (segmentation(name), (3, 64, 64))

@@ -1,4 +1,4 @@
-"""Hold the field of a timm network to the gradient's, at both ends, of two neighbouring units in the middle of a strip."""
+"""Hold the field of a timm network to the gradient's, at both ends, of two neighbouring units of a strip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_convolutional(operations: set[str]) -> bool:
 
 
 def compare(name: str, *, largest: float = math.inf, **options: Any) -> dict[str, Any]:
-    """What we say, what the gradient says, and whether they are equal; `largest` bounds the pixels of the strip times width."""
+    """What we say, what the gradient says, and whether they are equal; `largest` bounds the work of the oracle."""
     model = build(name, **options)
     size = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
     field = receptive_field(model.forward_features, size)

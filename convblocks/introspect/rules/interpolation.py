@@ -18,6 +18,7 @@ def _positions(length: int, out: int, align_corners: bool, scale: float | None) 
 
 
 def nearest_taps(length: int, out: int, scale: float | None, exact: bool) -> Tensor:
+    """One element for every output."""
     index = torch.arange(out, dtype=torch.float64)
     step = 1 / scale if scale else length / out
     position = (index + 0.5) * step if exact else index * step
@@ -47,6 +48,7 @@ def cubic_taps(length: int, out: int, align_corners: bool, scale: float | None) 
 @rule("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 def upsample(call: Call) -> Result:
+    """Every output reads the taps that have a weight."""
     labels, shape, out, op = call.input, call.shape, call.out_shape(), call.node.op
     if labels is None:
         return None

@@ -16,6 +16,7 @@ from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten")
 def view(call: Call) -> Result:
+    """Elements keep their order."""
     return call.input and call.input.reshaped(call.shape, call.out_shape())
 
 
@@ -33,17 +34,20 @@ def view(call: Call) -> Result:
     "view_of",
 )
 def same(call: Call) -> Result:
+    """Every element stays where it is."""
     return call.input
 
 
 @rule("permute")
 def permute(call: Call) -> Result:
+    """Dimensions change places."""
     order = [0, *(dim % call.ndim + 1 for dim in call["dims"])]
     return call.input and call.input.map(lambda data: data.permute(order))
 
 
 @rule("transpose", "swapaxes", "swapdims")
 def transpose(call: Call) -> Result:
+    """Two dimensions change places."""
     first, second = (call["dim0"], call["dim1"]) if "dim0" in call.arguments else (call["axis0"], call["axis1"])
     if call.ndim == 0:
         return call.input
@@ -52,26 +56,31 @@ def transpose(call: Call) -> Result:
 
 @rule("t")
 def matrix_transpose(call: Call) -> Result:
+    """Rows become columns."""
     return call.input if call.ndim < 2 else call.input and call.input.map(lambda data: data.transpose(1, 2))
 
 
 @rule("unsqueeze")
 def unsqueeze(call: Call) -> Result:
+    """A dimension of length 1 more."""
     return call.input and call.input.map(lambda data: data.unsqueeze(call["dim"] % (call.ndim + 1) + 1))
 
 
 @rule("squeeze")
 def squeeze(call: Call) -> Result:
+    """Dimensions of length 1 fewer."""
     return call.input and call.input.reshaped(call.shape, call.out_shape())
 
 
 @rule("expand", "broadcast_to")
 def expand(call: Call) -> Result:
+    """Broadcast elements are the same element."""
     return call.input and call.input.with_ndim(len(call.out_shape()))
 
 
 @rule("repeat")
 def repeat(call: Call) -> Result:
+    """The tensor again and again."""
     labels = call.input
     if labels is None:
         return None
@@ -106,18 +115,21 @@ def _slice(arguments: dict[str, Any], length: int) -> slice:
 
 @rule("slice")
 def slice_(call: Call) -> Result:
+    """A part of one dimension."""
     dim = call["dim"] % call.ndim
     return call.input and crop(call.input, dim, _slice(call.arguments, call.shape[dim]))
 
 
 @rule("narrow")
 def narrow(call: Call) -> Result:
+    """A part of one dimension."""
     dim = call["dim"] % call.ndim
     return call.input and crop(call.input, dim, slice(call["start"], call["start"] + call["length"]))
 
 
 @rule("select")
 def select(call: Call) -> Result:
+    """One place of one dimension."""
     labels, dim = call.input, call["dim"] % call.ndim
     if labels is None:
         return None
@@ -127,6 +139,7 @@ def select(call: Call) -> Result:
 
 @rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "tensor_split")
 def split(call: Call) -> Result:
+    """Parts of one dimension, in order."""
     labels, dim = call.input, call["dim"] % call.ndim
     pieces: list[Labels | None] = []
     start = 0
@@ -139,6 +152,7 @@ def split(call: Call) -> Result:
 
 @rule("unbind")
 def unbind(call: Call) -> Result:
+    """Every place of one dimension."""
     labels, dim = call.input, call["dim"] % call.ndim
     if labels is None:
         return None
@@ -169,6 +183,7 @@ def join(parts: Sequence[tuple[Labels | None, int]], ndim: int, dim: int) -> Lab
 
 @rule("cat", "concat", "concatenate")
 def cat(call: Call) -> Result:
+    """Tensors one after the other."""
     tensors: list[Ref] = call.node.args[0]
     # An empty one-dimensional tensor may stand in any concatenation, by an old rule of torch.
     tensors = [ref for ref in tensors if call.shape_of(ref) != (0,)]
@@ -179,6 +194,7 @@ def cat(call: Call) -> Result:
 
 @rule("stack")
 def stack(call: Call) -> Result:
+    """Tensors along a new dimension."""
     ndim = len(call.out_shape())
     dim = call["dim"] % ndim
     parts = [call.of(ref) for ref in call.node.args[0]]
@@ -187,6 +203,7 @@ def stack(call: Call) -> Result:
 
 @rule("roll")
 def roll(call: Call) -> Result:
+    """Elements move round."""
     labels = call.input
     if labels is None:
         return None
@@ -198,11 +215,13 @@ def roll(call: Call) -> Result:
 
 @rule("flip")
 def flip(call: Call) -> Result:
+    """Elements in the other order."""
     return call.input and call.input.map(lambda data: data.flip([dim % call.ndim + 1 for dim in call["dims"]]))
 
 
 @rule("constant_pad_nd")
 def constant_pad(call: Call) -> Result:
+    """What is added depends on nothing; negative amounts crop."""
     labels, shape, pad = call.input, call.shape, call["pad"]
     if labels is None:
         return None
@@ -238,16 +257,19 @@ def _border_pad(call: Call, count: int, rule_of: Any) -> Result:
 
 @rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
 def reflection_pad(call: Call) -> Result:
+    """What is added mirrors the inside."""
     return _border_pad(call, int(call.node.op[-2]), reflected)
 
 
 @rule("replication_pad1d", "replication_pad2d", "replication_pad3d")
 def replication_pad(call: Call) -> Result:
+    """What is added repeats the border."""
     return _border_pad(call, int(call.node.op[-2]), lambda taps, length: taps.clamp(0, length - 1))
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Result:
+    """(C r r, H, W) -> (C, H r, W r)."""
     labels, (*lead, channels, height, width), r = call.input, call.shape, call["upscale_factor"]
     if labels is None:
         return None
@@ -260,6 +282,7 @@ def pixel_shuffle(call: Call) -> Result:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(call: Call) -> Result:
+    """(C, H r, W r) -> (C r r, H, W)."""
     labels, (*lead, channels, height, width), r = call.input, call.shape, call["downscale_factor"]
     if labels is None:
         return None
@@ -272,6 +295,7 @@ def pixel_unshuffle(call: Call) -> Result:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Call) -> Result:
+    """Channels (g, n) become (n, g)."""
     labels, groups = call.input, call["groups"]
     if labels is None or labels.length(1) == 1:
         return labels
@@ -280,6 +304,7 @@ def channel_shuffle(call: Call) -> Result:
 
 @rule("unfold")
 def tensor_unfold(call: Call) -> Result:
+    """Windows of one dimension, along a new last one."""
     labels = call.input
     if labels is None:
         return None
@@ -291,6 +316,7 @@ def tensor_unfold(call: Call) -> Result:
 
 @rule("diagonal")
 def diagonal(call: Call) -> Result:
+    """The diagonal of two dimensions."""
     first, second = call["dim1"] % call.ndim, call["dim2"] % call.ndim
     full = [call.shape[d] if d in (first, second) else -1 for d in range(call.ndim)]
     return call.input and call.input.map(
@@ -300,6 +326,7 @@ def diagonal(call: Call) -> Result:
 
 @rule("index_select")
 def index_select(call: Call) -> Result:
+    """Places of one dimension by a list that does not depend on the input."""
     labels, dim = call.input, call["dim"] % call.ndim
     if call.of(call["index"]) is not None:
         raise NoRule("indices that depend on the input")
@@ -311,6 +338,7 @@ def index_select(call: Call) -> Result:
 
 @rule("index")
 def index(call: Call) -> Result:
+    """Places by lists that do not depend on the input."""
     labels, indices = call.input, call["indices"]
     if any(call.of(ref) is not None for ref in indices if ref is not None):
         raise NoRule("indices that depend on the input")
@@ -327,6 +355,7 @@ def index(call: Call) -> Result:
 
 @rule("copy")
 def copy(call: Call) -> Result:
+    """The target takes what the source depends on."""
     source = call.of(call["src"])
     return source and source.with_ndim(len(call.out_shape()))
 

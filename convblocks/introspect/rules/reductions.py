@@ -51,6 +51,7 @@ def _without(labels: Labels, dims: Sequence[int]) -> Labels:
     "nanmean",
 )
 def reduction(call: Call) -> Result:
+    """Every result gathers its rows."""
     labels = call.input
     outputs = call.node.outputs
     if "other" in call.arguments:
@@ -88,12 +89,14 @@ def row(call: Call) -> Result:
 
 @rule("topk")
 def topk(call: Call) -> Result:
+    """Every result may be any of its row."""
     labels = call.input
     return labels and [call.reduce(labels, [call["dim"] % call.ndim])] * len(call.node.outputs)
 
 
 @rule("native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> Result:
+    """Every element with the statistics of its last dimensions."""
     labels = call.input
     if labels is None:
         return None
@@ -105,6 +108,7 @@ def layer_norm(call: Call) -> Result:
 
 @rule("native_group_norm", "group_norm")
 def group_norm(call: Call) -> Result:
+    """Every element with the statistics of its group of channels."""
     labels = call.input
     if labels is None:
         return None
@@ -130,6 +134,7 @@ def group_norm(call: Call) -> Result:
 )
 @rule("batch_norm", "_batch_norm_no_update", "_batch_norm_with_update")
 def batch_norm(call: Call) -> Result:
+    """Elementwise, but for batch statistics."""
     labels = call.input
     if labels is None:
         return None
@@ -157,12 +162,14 @@ def _channel_last(call: Call, left: Labels, origin: Reshaped) -> Labels:
 
 @rule("mm", "bmm", "matmul")
 def matrix_product(call: Call) -> Result:
+    """Rows with columns."""
     right = call["mat2"] if "mat2" in call.arguments else call["other"]
     return product(call, call.input, call.of(right), len(call.out_shape()))
 
 
 @rule("addmm", "baddbmm")
 def add_product(call: Call) -> Result:
+    """Rows with columns, and the addend."""
     names = ("mat1", "mat2") if call.node.op == "addmm" else ("batch1", "batch2")
     ndim = len(call.out_shape())
     return union((product(call, call.of(call[names[0]]), call.of(call[names[1]]), ndim), call.input), ndim)
@@ -170,6 +177,7 @@ def add_product(call: Call) -> Result:
 
 @rule("mv")
 def matrix_vector(call: Call) -> Result:
+    """Rows with the vector."""
     matrix, vector = call.input, call.of(call["vec"])
     rows = matrix and _without(call.reduce(matrix, [1]), [1])
     return union((rows, vector and call.reduce(vector, [0])), 1)
@@ -177,12 +185,14 @@ def matrix_vector(call: Call) -> Result:
 
 @rule("dot", "vdot")
 def dot(call: Call) -> Result:
+    """All with all."""
     parts = [labels and _without(call.reduce(labels, [0]), [0]) for labels in (call.input, call.of(call.node.args[1]))]
     return union(parts, 0)
 
 
 @rule("linear")
 def linear(call: Call) -> Result:
+    """Every row with the weights."""
     if call.of(call["weight"]) is not None or call.of(call["bias"]) is not None:
         raise NoRule("weights that depend on the input")
     return call.input and call.reduce(call.input, [call.ndim - 1])

@@ -27,6 +27,7 @@ def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels
 
 @rule("convolution", "_convolution")
 def convolution(call: Call) -> Result:
+    """Every output reads a window of all channels of its group."""
     labels = call.input
     if call.of(call["weight"]) is not None or call.of(call["bias"]) is not None:
         raise NoRule("weights that depend on the input")
@@ -61,6 +62,7 @@ def _pool(call: Call, count: int, dilation: list[int]) -> Result:
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def average_pool(call: Call) -> Result:
+    """Every output reads a window."""
     count = int(call.node.op[-2])
     return _pool(call, count, [1] * count)
 
@@ -74,6 +76,7 @@ def average_pool(call: Call) -> Result:
     "max_pool1d_with_indices",
 )
 def max_pool(call: Call) -> Result:
+    """Every output may be any element of its window."""
     count = int(call.node.op[8])
     labels = _pool(call, count, spread(call["dilation"], count))
     return [labels] * len(call.node.outputs)  # type: ignore[list-item]
@@ -93,6 +96,7 @@ def adaptive_taps(length: int, out: int) -> Tensor:
 )
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_pool(call: Call) -> Result:
+    """Windows that divide the whole map."""
     labels, shape, out = call.input, call.shape, call.out_shape()
     if labels is None:
         return None
