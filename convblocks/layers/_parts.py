@@ -25,6 +25,7 @@ from convblocks.layers._arguments import (
     pair,
     sides,
 )
+from convblocks.layers._depthwise import DepthwiseConv2d
 
 _PAD_LAYERS: Mapping[str, Callable[[tuple[int, int, int, int]], nn.Module]] = {
     "zeros": nn.ZeroPad2d,
@@ -103,7 +104,8 @@ def convolution(
     if (top, left) != (bottom, right):
         pad = _PAD_LAYERS[padding_mode]((left, right, top, bottom))
         inside = (0, 0)
-    conv = nn.Conv2d(
+    kind = DepthwiseConv2d if 1 < groups == in_channels == out_channels else nn.Conv2d
+    conv = kind(
         in_channels, out_channels, kernel, steps, inside, rates, groups, bias, padding_mode, device=device, dtype=dtype
     )
     return pad, conv
