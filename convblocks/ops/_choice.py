@@ -1,5 +1,8 @@
 """Which path a depthwise convolution takes, and why."""
 
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+
 from __future__ import annotations
 
 import importlib.util
@@ -53,7 +56,7 @@ class backend:
         global _current
         if name not in ("auto", "torch", "triton"):
             raise ValueError(f"name must be 'auto', 'torch' or 'triton', got {name!r}")
-        self._before = _current
+        self._before: Backend = _current
         _current = name
 
     def __enter__(self) -> None:
@@ -132,7 +135,8 @@ def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
     handles: list[torch.utils.hooks.RemovableHandle] = []
     modes = {part: part.training for part in module.modules()}
     try:
-        for name, part in module.named_modules():
+        parts: dict[str, nn.Module] = dict(module.named_modules())  # pyright: ignore[reportUnknownArgumentType]
+        for name, part in parts.items():
             if callable(getattr(part, "choice", None)) and isinstance(part, nn.Conv2d):
                 record(name, part)
         module.eval()

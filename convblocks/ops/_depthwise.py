@@ -1,5 +1,8 @@
 """depthwise_conv2d, and the two operators that stand behind it in torch.library."""
 
+# What torch.library leaves without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
