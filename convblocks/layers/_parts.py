@@ -26,6 +26,7 @@ from convblocks.layers._arguments import (
     pair,
     sides,
 )
+from convblocks.layers._depthwise import DepthwiseConv2d
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -129,7 +130,8 @@ def convolution(
     if (top, left) != (bottom, right):
         pad = _PAD_LAYERS[padding_mode]((left, right, top, bottom))
         inside = (0, 0)
-    conv = nn.Conv2d(
+    kind = DepthwiseConv2d if 1 < groups == in_channels == out_channels else nn.Conv2d
+    conv = kind(
         in_channels, out_channels, kernel, steps, inside, rates, groups, bias, padding_mode, device=device, dtype=dtype
     )
     return pad, conv

@@ -1,0 +1,81 @@
+"""How everything here is timed: medians with quantiles, a cold L2 cache, CUDA graphs beside eager calls."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    """Microseconds a call."""
+
+    median: float
+    low: float
+    high: float
+
+
+def measure(call: Callable[[], Any], device: str, milliseconds: float) -> Timing:
+    """Return the median and the 20 % and 80 % quantiles of the time of one call.
+
+    On CUDA by `triton.testing.do_bench`, which writes over the L2 cache before every call.
+    """
+    if device == "cuda":
+        from triton.testing import do_bench
+
+        # do_bench's annotations are narrower than what it takes and gives.
+        bench: Any = do_bench
+        return Timing(*(1e3 * t for t in bench(call, milliseconds / 4, milliseconds, quantiles=[0.5, 0.2, 0.8])))
+    call()
+    times: list[float] = []
+    until = time.perf_counter() + milliseconds / 1e3
+    while len(times) < 5 or time.perf_counter() < until:
+        start = time.perf_counter()
+        call()
+        times.append(1e6 * (time.perf_counter() - start))
+    return Timing(*torch.tensor(times).quantile(torch.tensor([0.5, 0.2, 0.8])).tolist())
+
+
+def captured(call: Callable[[], Any]) -> Callable[[], None]:
+    """Return the replay of a CUDA graph of `call`: what it costs without its launches."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def copy_bandwidth(device: str, milliseconds: float) -> float:
+    """Return the bytes a second, read and written, of a copy that no cache holds."""
+    elements = 2**30 if device == "cuda" else 2**23
+    source = torch.randn(elements, device=device, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (1e-6 * measure(lambda: target.copy_(source), device, milliseconds).median)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a figure depends on besides the code."""
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+    if device == "cuda":
+        import triton
+
+        found |= {
+            "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "triton": triton.__version__,
+        }
+    return found

@@ -1,0 +1,245 @@
+"""Which path a depthwise convolution takes, and why."""
+
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+PathName: TypeAlias = Literal["torch", "triton"]
+Backend: TypeAlias = Literal["auto", "torch", "triton"]
+IntPair: TypeAlias = "int | tuple[int, int]"
+
+DECISIONS = Path(__file__).with_name("decisions.json")
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_OFFSETS = 2**31
+# Blocks reach past the last position, by less than this.
+_POSITIONS = _OFFSETS - 2**24
+_current: Backend = "auto"
+
+
+class Choice(NamedTuple):
+    """The path of one call: `"torch"` or `"triton"`, and the reason in words."""
+
+    path: PathName
+    reason: str
+
+
+class backend:
+    """Choose who computes depthwise convolutions, at once or for the length of a `with` block.
+
+    The setting holds for the whole process, as `torch.backends.cudnn.enabled` does. A backward pass keeps to the path
+    of its forward pass.
+
+    Args:
+        name: `"auto"` takes the Triton kernels where a measurement on this kind of GPU showed them faster, and PyTorch
+            everywhere else; `"triton"` takes them wherever they can run; `"torch"` never does.
+
+    Raises:
+        ValueError: `name` is none of the three.
+
+    Example:
+        >>> with backend("torch"):
+        ...     choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3)).reason
+        'the backend is set to "torch"'
+    """
+
+    def __init__(self, name: Backend) -> None:
+        global _current
+        if name not in ("auto", "torch", "triton"):
+            raise ValueError(f"name must be 'auto', 'torch' or 'triton', got {name!r}")
+        self._before: Backend = _current
+        _current = name
+
+    def __enter__(self) -> None:
+        """Keep what the call has set."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Go back to what was set before."""
+        global _current
+        _current = self._before
+
+
+def choice(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Choice:
+    """Tell which path `depthwise_conv2d` takes with these arguments, and why. It computes nothing.
+
+    Args:
+        x: (N, C, H, W); only its shape, dtype, device and layout are looked at.
+        weight: (C, 1, kernel height, kernel width).
+        bias: (C), or None.
+        stride: one integer or (height, width).
+        padding: likewise.
+        dilation: likewise.
+
+    Example:
+        >>> choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3))
+        Choice(path='torch', reason='the input is not on a CUDA device')
+    """
+    if _current == "torch":
+        return Choice("torch", 'the backend is set to "torch"')
+    device = unfit_device(x.device)
+    if device:
+        return Choice("torch", device)
+    if not torch.compiler.is_compiling() and _transformed():
+        return Choice("torch", "torch.func or forward-mode differentiation is at work")
+    case = _unfit_case(x, weight, bias, _pair(stride), _pair(padding), _pair(dilation))
+    if case:
+        return Choice("torch", case)
+    if _current == "triton":
+        return Choice("triton", 'the backend is set to "triton"')
+    return _decide(x, weight, bias, _pair(stride), _pair(dilation))
+
+
+def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
+    """Tell which path every depthwise convolution of a network takes for an input like `x`, and why.
+
+    The network runs once in evaluation mode, without gradients, and keeps its state.
+
+    Args:
+        module: a block, or a network that contains blocks.
+        x: an input of the shape, dtype, device and layout in question.
+
+    Returns:
+        The name of each depthwise convolution that the blocks built -> its `Choice`, in the order of the calls.
+
+    Example:
+        >>> from convblocks import DepthwiseSeparableConv
+        >>> explain(DepthwiseSeparableConv(8, 16, 3), torch.zeros(1, 8, 9, 9))
+        {'conv_dw': Choice(path='torch', reason='the input is not on a CUDA device')}
+    """
+    found: dict[str, Choice] = {}
+
+    def record(name: str, part: nn.Module) -> None:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = part.choice(inputs[0])  # pyright: ignore[reportCallIssue]
+
+        handles.append(part.register_forward_pre_hook(look))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    modes = {part: part.training for part in module.modules()}
+    try:
+        parts: dict[str, nn.Module] = dict(module.named_modules())  # pyright: ignore[reportUnknownArgumentType]
+        for name, part in parts.items():
+            if callable(getattr(part, "choice", None)) and isinstance(part, nn.Conv2d):
+                record(name, part)
+        module.eval()
+        with torch.no_grad():
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, training in modes.items():
+            part.training = training
+    return found
+
+
+@torch.compiler.assume_constant_result
+def unfit_device(device: torch.device) -> str:
+    """Return why the kernels cannot run on a device, or "" where they can."""
+    if device.type != "cuda":
+        return "the input is not on a CUDA device"
+    if torch.version.hip is not None:
+        return "the kernels were never tried on a GPU of this make"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the GPU is older than compute capability 8.0"
+    return ""
+
+
+def _transformed() -> bool:
+    # torch.library has no way to give an operator of Python to these transforms, all at once.
+    stack = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
+    return stack is not None or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore
+
+
+@torch.compiler.assume_constant_result
+def _capability(device: torch.device) -> str:
+    return ".".join(map(str, torch.cuda.get_device_capability(device)))
+
+
+def _unfit_case(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> str:
+    if x.dim() != 4 or weight.dim() != 4 or weight.shape[0] != x.shape[1] or weight.shape[1] != 1:
+        return "the weight is not (C, 1, height, width) for an input of (N, C, H, W)"
+    if x.dtype not in _DTYPES:
+        return "the dtype is none of float32, float16 and bfloat16"
+    if weight.dtype != x.dtype or (bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1])):
+        return "the weight or the bias is of another dtype or shape than the input asks for"
+    if weight.device != x.device or (bias is not None and bias.device != x.device):
+        return "the weight or the bias is on another device than the input"
+    n, c, h, w = x.shape
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    padded = [size + 2 * p for size, p in zip((h, w), padding, strict=True)]
+    if n == 0 or c == 0 or h == 0 or w == 0 or padded[0] < spans[0] or padded[1] < spans[1]:
+        return "the input or the output is empty"
+    ho, wo = ((size - span) // s + 1 for size, span, s in zip(padded, spans, stride, strict=True))
+    if c * padded[0] * padded[1] >= _OFFSETS or c * ho * wo >= _OFFSETS:
+        return "one image has 2^31 elements or more"
+    if n * padded[0] * padded[1] >= _POSITIONS or n * ho * wo >= _POSITIONS:
+        return "the batch has about 2^31 positions or more"
+    return ""
+
+
+def _decide(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], dilation: tuple[int, int]
+) -> Choice:
+    measured = _TABLE.get(_capability(x.device))
+    if measured is None:
+        return Choice("torch", "nothing was measured on this kind of GPU")
+    needs = [x, weight] if bias is None else [x, weight, bias]
+    training = torch.is_grad_enabled() and any(t.requires_grad for t in needs)
+    key = case(x, weight.shape[2:], stride, dilation, training)
+    if key not in measured:
+        return Choice("torch", "no case like this was measured")
+    least = measured[key]
+    if least is None:
+        return Choice("torch", "PyTorch was measured to be as fast or faster")
+    if x.numel() < least:
+        return Choice("torch", "PyTorch was measured to be as fast or faster at this size")
+    return Choice("triton", "the kernel was measured to be faster at this size")
+
+
+def case(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int], training: bool) -> str:
+    """Return the key of the decision table: what a measurement at some sizes stands for at others."""
+    layout = "channels_last" if x.is_contiguous(memory_format=torch.channels_last) else "contiguous"
+    rate = "undilated" if dilation == (1, 1) else "dilated"
+    return (
+        f"{_DTYPES[x.dtype]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout} "
+        f"{'training' if training else 'inference'}"
+    )
+
+
+def read_table(path: Path) -> dict[str, dict[str, int | None]]:
+    """Return compute capability -> case -> the least number of elements from which on Triton is faster, or None."""
+    return json.loads(path.read_text())["decisions"] if path.exists() else {}
+
+
+def _pair(value: IntPair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+_TABLE = read_table(DECISIONS)

@@ -1,0 +1,233 @@
+"""Which kernel runs, on what grid: from the shape alone, so that a shape gives the same bits on every GPU of a kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convblocks.ops import _kernels
+
+Pair = tuple[int, int]
+# A kernel's launch has no types that a checker could follow.
+kernels: Any = _kernels
+
+
+class Tiling(NamedTuple):
+    """How a kernel is cut into programs; what `benchmarks/kernels.py --tune` varies."""
+
+    block: int = 16
+    """Positions (pairs of columns, for the rolling kernels) of one step."""
+    channels: int = 64
+    """Channels of one program; narrowed to what the tensor has."""
+    rows: int = 16
+    """Rows that a rolling kernel goes down, at most."""
+    tiles: int = 0
+    """Blocks of positions that one program works through; 0: as many as leave the GPU busy."""
+    warps: int = 4
+    prefetch: bool = True
+    """Load the next row while this one is worked on."""
+
+
+ROWS_FORWARD = Tiling()
+ROWS_BACKWARD = Tiling(prefetch=False)
+GATHER_FORWARD = Tiling(block=64)
+GATHER_BACKWARD = Tiling(block=64, channels=32)
+
+# Programs worth having: some for each of the 132 multiprocessors of a large GPU.
+_PROGRAMS = 2048
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Return the size of a convolution's output along one axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Tell whether the rolling kernels compute it: 3 x 3, stride 1, padding up to the dilation."""
+    return kernel == (3, 3) and stride == (1, 1) and padding[0] <= dilation[0] and padding[1] <= dilation[1]
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    *,
+    scale: Tensor | None = None,
+    act: str = "",
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """Convolve (N, C, H, W) with (C, 1, kh, kw); the result is channels_last.
+
+    `scale` (C) multiplies before `bias` is added and `act` ("relu", "relu6" or "silu") applied: in the rolling kernel
+    only.
+    """
+    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
+    ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
+    out = torch.empty((n, c, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    some = weight if bias is None else bias
+    rolling = rolls(kernel, stride, padding, dilation)
+    if not rolling and (scale is not None or act):
+        raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
+    tiling = fit(tiling or (ROWS_FORWARD if rolling else GATHER_FORWARD), c, x.element_size())
+    units, common = _common(c, tiling)
+    sizes = (n, h, w, units, ho, wo, *dilation, *padding)
+    with torch.cuda.device_of(x):
+        if rolling:
+            plan = _plan(n, c, ho, wo, dilation, tiling)
+            kernels.rows_forward[(plan.programs,)](
+                x,
+                weight,
+                weight if scale is None else scale,
+                torch.zeros_like(scale) if bias is None and scale is not None else some,
+                out,
+                *sizes,
+                plan.rows,
+                plan.strips,
+                plan.pairs,
+                plan.tiles,
+                HAS_SCALE=scale is not None,
+                HAS_SHIFT=bias is not None or scale is not None,
+                ACT=act,
+                PREFETCH=tiling.prefetch,
+                BU=tiling.block,
+                **common,
+            )
+        else:
+            grid = _blocks(n * ho * wo, tiling.block) * _blocks(c, tiling.channels)
+            kernels.gather_forward[(grid,)](
+                x,
+                weight,
+                some,
+                out,
+                *sizes,
+                KH=kernel[0],
+                KW=kernel[1],
+                SH=stride[0],
+                SW=stride[1],
+                HAS_SHIFT=bias is not None,
+                BP=tiling.block,
+                **common,
+            )
+    return out
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    has_bias: bool,
+    *,
+    tiling: Tiling | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of x (channels_last), of the weight and of the bias."""
+    x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+    weight = weight.contiguous()
+    (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
+    ho, wo = dy.shape[2:]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    rolling = rolls(kernel, stride, padding, dilation)
+    tiling = fit(tiling or (ROWS_BACKWARD if rolling else GATHER_BACKWARD), c, x.element_size())
+    units, common = _common(c, tiling)
+    sizes = (n, h, w, units, ho, wo, *dilation, *padding)
+    bias: Tensor | None = None
+    with torch.cuda.device_of(x):
+        if rolling:
+            plan = _plan(n, c, h, w, dilation, tiling)
+            part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
+            part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
+            kernels.rows_backward[(plan.programs,)](
+                x,
+                weight,
+                dy,
+                out,
+                part,
+                part_bias,
+                *sizes,
+                plan.rows,
+                plan.strips,
+                plan.pairs,
+                plan.tiles,
+                HAS_BIAS=has_bias,
+                PREFETCH=tiling.prefetch,
+                BU=tiling.block,
+                **common,
+            )
+            if has_bias:
+                bias = part_bias.sum(0).to(dy.dtype)
+        else:
+            chunks = _blocks(n * h * w, tiling.block)
+            tiles = tiling.tiles or max(1, chunks * _blocks(c, tiling.channels) // _PROGRAMS)
+            chunks = _blocks(chunks, tiles)
+            part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
+            kernels.gather_backward[(chunks * _blocks(c, tiling.channels),)](
+                x,
+                weight,
+                dy,
+                out,
+                part,
+                *sizes,
+                tiles,
+                KH=kernel[0],
+                KW=kernel[1],
+                SH=stride[0],
+                SW=stride[1],
+                BP=tiling.block,
+                **common,
+            )
+            if has_bias:
+                bias = dy.sum((0, 2, 3))
+        return out, part.sum(0).to(weight.dtype).view(weight.shape), bias
+
+
+class _Plan(NamedTuple):
+    rows: int
+    strips: int
+    pairs: int
+    tiles: int
+    chunks: int
+    programs: int
+
+
+def _plan(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling) -> _Plan:
+    # Strips of equal length: two of 14 rows for 28, not 16 and 12.
+    residue = _blocks(height, dilation[0])
+    groups = _blocks(residue, tiling.rows)
+    rows = _blocks(residue, groups)
+    strips = groups * min(dilation[0], height)
+    pairs = _blocks(_blocks(width, dilation[1]), 2) * min(dilation[1], width)
+    chunks = _blocks(n * pairs, tiling.block)
+    blocks = _blocks(c, tiling.channels)
+    tiles = tiling.tiles or min(8, max(1, chunks * strips * blocks // _PROGRAMS))
+    chunks = _blocks(chunks, tiles)
+    return _Plan(rows, strips, pairs, tiles, chunks, chunks * strips * blocks)
+
+
+def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
+    """Narrow the block of channels to the tensor and give what is won to the positions; halve the steps of float32."""
+    width = tiling.channels
+    # A block that reaches past the last channel works in vain there: take the widest that wastes little.
+    while width > 16 and _blocks(channels, width) * width > 1.125 * channels:
+        width //= 2
+    block = tiling.block * tiling.channels // width
+    return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
+
+
+def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
+    unit = math.gcd(channels, 16)
+    options = {"UNIT": unit, "BC": tiling.channels, "EVEN_C": channels % tiling.channels == 0}
+    # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False}
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block)

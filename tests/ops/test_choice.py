@@ -1,0 +1,144 @@
+"""Which path is taken, and the words for it. CUDA tensors are fake here: a choice looks at no data."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise, ops
+from convblocks.ops import _choice
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
+    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    with FakeTensorMode():
+        yield torch.device("cuda")
+
+
+def call(device, shape=(2, 8, 16, 16), kernel=(3, 3), dtype=torch.bfloat16, multiplier=1, **options):
+    x = torch.empty(shape, device=device, dtype=dtype, memory_format=torch.channels_last)
+    weight = torch.empty(shape[1] * multiplier, 1, *kernel, device=device, dtype=options.pop("weight_dtype", dtype))
+    return ops.choice(x, weight, **options)
+
+
+def test_the_backend_is_set_for_a_block_or_for_good():
+    assert _choice._current == "auto"
+    with ops.backend("triton"):
+        with ops.backend("torch"):
+            assert _choice._current == "torch"
+        assert _choice._current == "triton"
+    assert _choice._current == "auto"
+    before = ops.backend("torch")
+    assert _choice._current == "torch"
+    before.__exit__(None, None, None)
+    assert _choice._current == "auto"
+
+
+def test_a_backend_goes_back_after_an_error():
+    with pytest.raises(KeyError), ops.backend("triton"):
+        raise KeyError
+    assert _choice._current == "auto"
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="name must be 'auto', 'torch' or 'triton', got 'cuda'"):
+        ops.backend("cuda")
+    assert _choice._current == "auto"
+
+
+def test_the_cpu_takes_torch_whatever_the_backend():
+    for name in ("auto", "triton"):
+        with ops.backend(name):
+            assert call("cpu") == ("torch", "the input is not on a CUDA device")
+
+
+TORCH = {
+    "float64": ({"dtype": torch.float64}, "the dtype is none of"),
+    "mixed dtypes": ({"weight_dtype": torch.float32}, "of another dtype"),
+    "depth multiplier": ({"multiplier": 2}, r"not \(C, 1, height, width\)"),
+    "empty batch": ({"shape": (0, 8, 4, 4)}, "empty"),
+    "no output": ({"kernel": (5, 5), "shape": (1, 8, 4, 4)}, "empty"),
+    "a huge image": ({"shape": (1, 2**15, 2**8, 2**8)}, "one image has 2\\^31 elements"),
+    "an image made huge by padding": ({"shape": (1, 2**11, 4, 4), "padding": 600}, "one image has 2\\^31 elements"),
+    "a huge batch": ({"shape": (2**21, 1, 32, 32)}, "about 2\\^31 positions"),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), TORCH.values(), ids=TORCH)
+def test_unfit_cases_take_torch(gpu, options, reason):
+    with ops.backend("triton"):
+        path, words = call(gpu, **options)
+    assert path == "torch"
+    assert re.search(reason, words)
+
+
+def test_many_images_past_two_to_the_31_elements_are_fit(gpu):
+    with ops.backend("triton"):
+        assert call(gpu, shape=(2**9, 64, 2**8, 2**8), padding=8, dilation=8).path == "triton"
+
+
+def test_auto_without_a_measurement_is_torch(gpu, monkeypatch):
+    monkeypatch.setattr(_choice, "_TABLE", {})
+    assert call(gpu) == ("torch", "nothing was measured on this kind of GPU")
+    with ops.backend("torch"):
+        assert call(gpu) == ("torch", 'the backend is set to "torch"')
+
+
+def test_auto_follows_the_table(gpu, monkeypatch, tmp_path):
+    case = "bfloat16 3x3 stride 1x1 {} channels_last {}"
+    table = {"9.0": {case.format("undilated", "inference"): 4096, case.format("dilated", "inference"): None}}
+    path = tmp_path / "decisions.json"
+    path.write_text(json.dumps({"decisions": table}))
+    monkeypatch.setattr(_choice, "_TABLE", _choice.read_table(path))
+    assert call(gpu).path == "triton"
+    assert call(gpu, shape=(1, 8, 16, 16)) == ("torch", "PyTorch was measured to be as fast or faster at this size")
+    assert call(gpu, dilation=2) == ("torch", "PyTorch was measured to be as fast or faster")
+    assert call(gpu, stride=2) == ("torch", "no case like this was measured")
+    assert call(gpu, bias=torch.empty(8, device=gpu, dtype=torch.bfloat16, requires_grad=True)).path == "torch"
+
+
+BLOCKS = {
+    "separable": (lambda **o: DepthwiseSeparableConv(8, 16, 3, padding=1, **o), ["conv_dw"]),
+    "conv": (lambda **o: ConvNormAct(8, 8, 3, padding="same", groups=8, padding_mode="circular", **o), ["conv"]),
+    "downsample": (lambda **o: DilatedDownsample(8, 8, separable=True, **o), ["conv_dw"]),
+    "joint": (lambda **o: JointDilatedDepthwise(8, 16, **o), ["separable.conv_dw"]),
+    "dense": (lambda **o: ConvNormAct(8, 8, 3, **o), []),
+    "grouped": (lambda **o: ConvNormAct(8, 8, 3, groups=4, **o), []),
+    "multiplier": (lambda **o: DepthwiseSeparableConv(8, 16, 3, depth_multiplier=2, **o), []),
+}
+
+
+@pytest.mark.parametrize(("build", "names"), BLOCKS.values(), ids=BLOCKS)
+def test_explain_names_every_depthwise_convolution(build, names):
+    block, x = build(), torch.randn(2, 8, 12, 12)
+    before = {name: value.clone() for name, value in block.state_dict().items()}
+    block.train()
+    assert ops.explain(block, x) == dict.fromkeys(names, ("torch", "the input is not on a CUDA device"))
+    assert all(part.training for part in block.modules())
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+
+
+@pytest.mark.parametrize(("build", "names"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks_on_cuda_ask_for_the_operator(gpu, build, names, monkeypatch):
+    block, asked = build(device=gpu).eval(), []
+    operator = ops.depthwise_conv2d
+    monkeypatch.setattr(ops, "depthwise_conv2d", lambda *a: asked.append(1) or operator(*a))
+    x = torch.empty(2, 8, 12, 12, device=gpu)
+    with ops.backend("triton"):
+        assert block(x).shape == build(device="cpu").eval()(torch.empty(2, 8, 12, 12)).shape
+        assert ops.explain(block, x) == dict.fromkeys(names, ("triton", 'the backend is set to "triton"'))
+    assert asked[: len(names)] == [1] * len(names)
+
+
+def test_a_depthwise_block_prints_saves_and_traces_as_one_of_plain_convolutions():
+    block = DepthwiseSeparableConv(8, 16, 3)
+    assert str(block.conv_dw).startswith("Conv2d(8, 8, kernel_size=(3, 3)")
+    plain = torch.nn.Conv2d(8, 8, 3, groups=8, bias=False)
+    plain.load_state_dict(block.conv_dw.state_dict())
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(plain(x), block.conv_dw(x))
+    torch.testing.assert_close(torch.fx.symbolic_trace(block.eval())(x), block(x))

@@ -1,0 +1,94 @@
+"""The kernels in Triton's interpreter, against PyTorch in float64. What only a GPU can show is in test_gpu.py."""
+
+import importlib.util
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.ops.worker import Case, errors, pool, refusal
+
+# Rounding of the result; sums are in float32.
+TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 6e-3}
+
+
+@pytest.fixture(scope="module")
+def run():
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    with pool() as processes:
+        reason = processes.submit(refusal).result()
+        if reason:
+            pytest.skip(reason)
+        yield lambda case: processes.submit(errors, case).result()
+
+
+def check(found: dict[str, tuple[float, float]], dtype: str) -> None:
+    assert found
+    for name, (error, theirs) in found.items():
+        assert error <= max(TOLERANCE[dtype], 1.5 * theirs), f"{name} is off by {error:.1e}, PyTorch by {theirs:.1e}"
+
+
+CASES = {
+    "same": Case((2, 16, 13, 11)),
+    "dilated": Case((2, 24, 9, 16), padding=(2, 2), dilation=(2, 2), dtype="bfloat16"),
+    "dilated by more than the image": Case((1, 20, 5, 6), padding=(8, 8), dilation=(8, 8), dtype="float16"),
+    "valid": Case((2, 5, 9, 10), padding=(0, 0), dilation=(2, 3), bias=False),
+    "partly padded": Case((1, 7, 8, 9), padding=(1, 2), dilation=(2, 3)),
+    "padded by more than the dilation": Case((1, 8, 6, 5), padding=(3, 2)),
+    "stride": Case((2, 20, 13, 11), stride=(2, 3), dtype="bfloat16"),
+    "even kernel": Case((1, 6, 8, 8), kernel=(2, 4), padding=(0, 1)),
+    "large kernel": Case((1, 17, 12, 10), kernel=(7, 5), padding=(3, 2)),
+    "pointwise": Case((2, 3, 5, 5), kernel=(1, 1), padding=(0, 0)),
+    "one channel": Case((3, 1, 6, 7), dtype="bfloat16"),
+    "one pixel": Case((2, 8, 1, 1)),
+    "tiny images share a block": Case((9, 8, 4, 4), dtype="bfloat16"),
+    "channels past the last block": Case((1, 72, 4, 6), dtype="float16"),
+    "contiguous": Case((2, 12, 6, 7), layout="contiguous_format"),
+    "expanded": Case((2, 12, 6, 7), layout="expanded"),
+    "strided": Case((2, 12, 6, 7), layout="strided"),
+    "strips and tiles": Case((2, 32, 7, 5), tiling={"block": 4, "channels": 16, "rows": 3, "tiles": 2}),
+    "strips with prefetched rows": Case(
+        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "prefetch": True}
+    ),
+    "strips without": Case(
+        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "prefetch": False}
+    ),
+    "tiles of the gathering kernel": Case(
+        (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}
+    ),
+    "scale, shift, relu": Case((1, 16, 6, 7), scale=True, act="relu", backward=False),
+    "scale, no shift, relu6": Case((1, 16, 6, 7), scale=True, bias=False, act="relu6", backward=False),
+    "shift, silu": Case((1, 16, 6, 7), act="silu", dtype="bfloat16", backward=False),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_kernels_agree_with_float64(run, case):
+    check(run(case), case.dtype)
+
+
+def pairs(low: int, high: int):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@st.composite
+def cases(draw):
+    rolling = draw(st.booleans())
+    kernel = (3, 3) if rolling else draw(pairs(1, 5))
+    stride = (1, 1) if rolling else draw(pairs(1, 3))
+    dilation = draw(pairs(1, 4))
+    padding = draw(pairs(0, 4))
+    if rolling:
+        padding = min(padding[0], dilation[0]), min(padding[1], dilation[1])
+    size = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    height, width = (least + draw(st.integers(0, 7)) for least in size)
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 40)), height, width)
+    dtype = draw(st.sampled_from(sorted(TOLERANCE)))
+    return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()))
+
+
+@settings(max_examples=20)
+@given(case=cases())
+def test_kernels_agree_with_float64_for_all_arguments(run, case):
+    check(run(case), case.dtype)

@@ -1,0 +1,129 @@
+"""Runs kernels in Triton's interpreter, in a process of its own: it must be switched on before a kernel is defined."""
+
+# Triton need not be there to check the types.
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: tuple[int, int, int, int]
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    dtype: str = "float32"
+    bias: bool = True
+    layout: str = "channels_last"
+    act: str = ""
+    scale: bool = False
+    tiling: dict[str, int] | None = None
+    backward: bool = True
+
+
+def pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), _start)
+
+
+def _start() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+    # Memory that nobody wrote to reads as NaN.
+    torch.use_deterministic_algorithms(True)
+
+
+def refusal() -> str:
+    """Why this interpreter cannot run the kernels, or ""."""
+    import triton
+    import triton.language as tl
+
+    global _count
+
+    @triton.jit
+    def _count(OUT, n):
+        for k in range(n):
+            tl.store(OUT + k, k)
+
+    try:
+        _count[(1,)](torch.zeros(2), 2)
+    except Exception as error:
+        import numpy
+
+        return f"triton {triton.__version__} does not interpret loops with numpy {numpy.__version__}: {error}"
+    return ""
+
+
+def errors(case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Relative error against float64, of the kernel and of PyTorch at the same dtype, for every result."""
+    from convblocks.ops import _launch
+
+    torch.manual_seed(seed)
+    dtype = getattr(torch, case.dtype)
+    c = case.shape[1]
+    x = laid_out(torch.randn(case.shape).to(dtype), case.layout)
+    weight = torch.randn(c, 1, *case.kernel).to(dtype)
+    bias = torch.randn(c).to(dtype) if case.bias else None
+    scale = torch.randn(c) if case.scale else None
+    where = (case.stride, case.padding, case.dilation)
+    forward = backward = None
+    if case.tiling:
+        forward = backward = _launch.Tiling(**case.tiling)
+    exact, exact_gradients, dy = reference(x, weight, bias, where, torch.float64)
+    theirs, their_gradients, _ = reference(x, weight, bias, where, dtype, dy)
+    if scale is not None or case.act:
+        bias_ = 0 if bias is None else bias.double().view(1, -1, 1, 1)
+        exact = exact - bias_
+        exact = exact * (1 if scale is None else scale.double().view(1, -1, 1, 1)) + bias_
+        exact = theirs = {"": lambda v: v, "relu": F.relu, "relu6": F.relu6, "silu": F.silu}[case.act](exact)
+    y = _launch.forward(x, weight, bias, *where, scale=scale, act=case.act, tiling=forward)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    found = {"y": (relative(y, exact), relative(theirs, exact))}
+    if case.backward:
+        ours = _launch.backward(
+            laid_out(dy, "strided" if case.layout == "expanded" else case.layout),
+            x,
+            weight,
+            *where,
+            case.bias,
+            tiling=backward,
+        )
+        for name, mine, true, other in zip(("dx", "dw", "db"), ours, exact_gradients, their_gradients, strict=True):
+            if true is not None:
+                assert mine.dtype == dtype
+                assert mine.shape == true.shape
+                found[name] = relative(mine, true), relative(other, true)
+            else:
+                assert mine is None
+    return found
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    if layout == "expanded":
+        return x[:1].expand_as(x) if x.shape[0] else x
+    if layout == "strided":
+        return torch.stack((x, x), -1)[..., 0]
+    return x.contiguous(memory_format=getattr(torch, layout))
+
+
+def reference(x, weight, bias, where, dtype, dy=None):
+    leaves = [None if t is None else t.detach().to(dtype).requires_grad_() for t in (x, weight, bias)]
+    y = F.conv2d(*leaves, *where, x.shape[1])
+    dy = torch.randn_like(y).to(x.dtype) if dy is None else dy
+    y.backward(dy.to(dtype))
+    return y.detach(), [None if t is None else t.grad for t in leaves], dy
+
+
+def relative(value: Tensor, true: Tensor) -> float:
+    return ((value.double() - true.double()).norm() / true.double().norm().clamp_min(1e-30)).item()
