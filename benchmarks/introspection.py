@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
-from timm_oracle import build, compare  # noqa: E402
+from timm_oracle import build, compare  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
 from convblocks.introspect.receptive_field import receptive_field  # noqa: E402
 from convblocks.introspect.summary import summary  # noqa: E402

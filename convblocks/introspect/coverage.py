@@ -151,7 +151,7 @@ def _selected(
     if rule is None or node.op.startswith(("cum", "logcum")):
         raise NoRule(f"aten.{node.op}")
     result = rule(Call(run.graph, node, number, labels, _Replay(run)))
-    results = list(result) if isinstance(result, (list, tuple)) else [result] * len(node.outputs)
+    results = list(result) if isinstance(result, Sequence) else [result] * len(node.outputs)
     total = torch.zeros(())
     for mask, item in zip(wanted, results, strict=True):
         if mask is None or item is None:

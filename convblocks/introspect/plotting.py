@@ -100,7 +100,9 @@ def _draw_growth(axes: Axes, rows: list[Any], image: tuple[int, ...]) -> None:
         axes.plot(range(1, len(sizes) + 1), sizes, marker=".", label=name, linestyle="-" if index == 0 else "--")
         if index == 0 or image[0] != image[1]:
             axes.axhline(length, color="black", linewidth=1, linestyle=":", label="image" if index == 0 else None)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("convolution or pooling, in order")
     axes.set_ylabel("receptive field in pixels")
     axes.set_title("growth of the field")

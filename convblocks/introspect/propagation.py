@@ -157,7 +157,7 @@ def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[i
         raise NoRule
     call = Call(graph, node, number, labels, policy)
     result: Result = rule(call)
-    results = list(result) if isinstance(result, (list, tuple)) else [result] * len(node.outputs)
+    results = list(result) if isinstance(result, Sequence) else [result] * len(node.outputs)
     if len(results) != len(node.outputs):
         raise NoRule("the rule gave another number of results")
     for value, item in zip(node.outputs, results, strict=True):

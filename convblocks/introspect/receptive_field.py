@@ -21,13 +21,11 @@ class Field:
 
     Attributes:
         size: input pixels from the first to the last that a unit in the middle depends on; `math.inf` where that is
-        the whole
-            input whatever its size, None where nothing is proved.
+            the whole input whatever its size, None where nothing is proved.
         jump: input pixels between neighbouring units; None where there is none (a pooled layer) or it is not constant.
         start: input coordinate of the centre of the first unit, pixel 0 having its centre at 0.
-        period: 1 where all units see alike; n where the pattern repeats after n units, and then `size` is the largest
-        and
-            `jump` the mean; None where it never does.
+        period: 1 where all units see alike; n where the pattern repeats after n units, and then `size` is the
+            largest and `jump` the mean; None where it never does.
     """
 
     size: tuple[float | None, ...]
@@ -81,12 +79,15 @@ class ReceptiveField:
         """The field with gates: infinite where anything upstream gathers the whole image."""
         local = self.local
         gated = self.is_global
+        jump, start = (
+            tuple(None if g else item for g, item in zip(gated, part, strict=True))
+            for part in (local.jump, local.start)
+        )
         return Field(
             tuple(math.inf if g and size != 0 else size for g, size in zip(gated, local.size, strict=True)),
-            *(
-                tuple(None if g else item for g, item in zip(gated, part, strict=True))
-                for part in (local.jump, local.start, local.period)
-            ),
+            jump,
+            start,
+            tuple(None if g else item for g, item in zip(gated, local.period, strict=True)),
         )
 
     @property

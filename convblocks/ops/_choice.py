@@ -70,6 +70,11 @@ class backend:
         _current = self._before
 
 
+def at_work() -> bool:
+    """Whether any call could take a kernel: with nothing measured and nothing forced, none does."""
+    return _current == "triton" or (_current == "auto" and bool(_TABLE))
+
+
 def choice(
     x: Tensor,
     weight: Tensor,

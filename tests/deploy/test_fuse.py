@@ -280,13 +280,13 @@ def test_a_container_that_is_indexed_keeps_its_places():
         parts=nn.Sequential(conv(), nn.Dropout(0.5), nn.Dropout(0.5), nn.ReLU()),
     ).eval()
     fused, _ = fuse(model, (4, 9, 9))
-    assert isinstance(fused.parts[3], nn.ReLU)
+    assert isinstance(fused.get_submodule("parts.3"), nn.ReLU)
     assert fused(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 7, 7)
 
 
 def test_channels_last_stays():
     fused, _ = fuse(nn.Sequential(conv(), norm()).eval().to(memory_format=torch.channels_last), (4, 9, 9))
-    assert fused[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert fused.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
