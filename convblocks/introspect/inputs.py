@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from convblocks.introspect.tracing import module_of
 
@@ -76,7 +76,7 @@ def _check_modules(module: nn.Module) -> None:
             t.is_quantized for t in (*child._parameters.values(), *child._buffers.values()) if t is not None
         ):
             raise ValueError(f"model holds a quantised module, {where}: analyse it before quantisation")
-        if isinstance(child, LazyModuleMixin) and LazyModuleMixin.has_uninitialized_params(child):  # pyright: ignore[reportArgumentType]  (declared for a protocol of its own)
+        if any(is_lazy(t) for t in (*child._parameters.values(), *child._buffers.values())):
             raise ValueError(f"model holds a lazy module without a shape yet, {where}: run it once on real data first")
         if any(t.is_complex() for t in child._parameters.values() if t is not None):
             raise ValueError(
