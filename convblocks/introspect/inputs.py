@@ -76,7 +76,7 @@ def _check_modules(module: nn.Module) -> None:
             t.is_quantized for t in (*child._parameters.values(), *child._buffers.values()) if t is not None
         ):
             raise ValueError(f"model holds a quantised module, {where}: analyse it before quantisation")
-        if any(is_lazy(t) for t in (*child._parameters.values(), *child._buffers.values())):
+        if any(t is not None and is_lazy(t) for t in (*child._parameters.values(), *child._buffers.values())):
             raise ValueError(f"model holds a lazy module without a shape yet, {where}: run it once on real data first")
         if any(t.is_complex() for t in child._parameters.values() if t is not None):
             raise ValueError(

@@ -49,7 +49,7 @@ class JointDilatedDepthwise(Chain):
         mid_channels: channels between the dilated and the depthwise convolution; `in_channels` unless given.
         depthwise_kernel_size: of the depthwise convolution, and so are the next three.
         depthwise_stride: one integer or (height, width).
-        depthwise_padding: as `padding`.
+        depthwise_padding: as `padding`; None takes `padding` where that is a rule, and 0 where it is a number.
         depthwise_dilation: distance between the taps.
         order: the parts of the dilated convolution in their order, as in `ConvNormAct`.
         between: what stands between depthwise and pointwise, as in `DepthwiseSeparableConv`.
@@ -94,7 +94,7 @@ class JointDilatedDepthwise(Chain):
         mid_channels: int | None = None,
         depthwise_kernel_size: IntPair = 3,
         depthwise_stride: IntPair = 1,
-        depthwise_padding: Padding = 0,
+        depthwise_padding: Padding | None = None,
         depthwise_dilation: IntPair = 1,
         order: str = "conv-norm-act-drop",
         between: str = "norm-act",
@@ -109,6 +109,8 @@ class JointDilatedDepthwise(Chain):
         middle = in_channels if mid_channels is None else geometry.integer("mid_channels", mid_channels, 1)
         kernel = pair("depthwise_kernel_size", depthwise_kernel_size, 1)
         pair("depthwise_stride", depthwise_stride, 1)
+        if depthwise_padding is None:
+            depthwise_padding = padding if isinstance(padding, str) else 0
         sides(depthwise_padding, kernel, pair("depthwise_dilation", depthwise_dilation, 1), "depthwise_padding")
         in_dilated = "drop" in sequence("order", order, ("conv", "norm", "act", "drop"), required=("conv",))
         in_separable = any(

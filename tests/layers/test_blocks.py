@@ -200,6 +200,15 @@ def test_to_size_solves_each_axis():
     assert type(block) is DilatedDownsample
 
 
+@pytest.mark.parametrize(
+    ("padding", "depthwise_padding", "size"),
+    [("same", None, 8), ("valid", None, 2), (1, None, 4), (2, None, 6), (1, 1, 6), (0, "same", 4), ("same", 0, 6)],
+)
+def test_joint_padding_is_a_rule_for_both_kernels_or_a_number_for_one(padding, depthwise_padding, size):
+    block = JointDilatedDepthwise(4, 6, padding=padding, depthwise_padding=depthwise_padding).eval()
+    assert block(torch.zeros(1, 4, 8, 8)).shape[2:] == (size, size)
+
+
 def test_joint_saves_what_its_docstring_says():
     """Dilated 32 -> 64, then depthwise 64 and pointwise 64 -> 128 in the place of a dense 64 -> 128."""
     joint = JointDilatedDepthwise(32, 128, mid_channels=64, between="", norm_layer=None, bias=False)
