@@ -1,7 +1,9 @@
 import os
 
-# Before anything imports matplotlib: a test machine has no screen.
+# Both before anything reads them, and for the scripts that tests start: a test machine has no screen, and on tensors as
+# small as a test's more threads than one only wait for each other.
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest

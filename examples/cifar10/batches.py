@@ -68,7 +68,10 @@ def stream(
         workers: Processes; 0 makes every batch in this one.
         pin_memory: True where the batches go to a GPU.
     """
-    keys = [(epoch, index) for epoch in range(epochs) for index in range(len(batches)) if (epoch, index) >= start]
+    first, skip = start
+    keys = (
+        (epoch, index) for epoch in range(first, epochs) for index in range(skip if epoch == first else 0, len(batches))
+    )
     loader = DataLoader(
         batches,
         batch_size=None,

@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, never half of one; checkpoints that hold no code."""
 
+import contextlib
 import io
 import os
 import random
@@ -28,10 +29,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
         raise RunError(f"cannot write {path}: {error.strerror or error}; what was saved before is intact") from None
 
 

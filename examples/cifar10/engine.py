@@ -91,6 +91,11 @@ class Run:
                 self.average.module.compile()
 
     @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
     def evaluated(self) -> nn.Module:
         """The weights that count: the averaged ones where there are some."""
         return self.model if self.average is None else self.average.module
@@ -111,7 +116,8 @@ class Run:
         """
         self.model.train()
         progress = self.progress
-        sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device.name)
+        sums = torch.tensor(progress.sums[:2], dtype=torch.float64, device=self.device.name)
+        seen = progress.sums[2]
         start = time.perf_counter() - progress.seconds
         title = f"epoch {progress.epoch + 1}/{self.recipe.epochs}"
         meter = tqdm(total=self.steps_per_epoch, initial=progress.step, desc=title, leave=False, disable=not bar)
@@ -122,11 +128,14 @@ class Run:
                     images, labels = next(batches)
                     sums += self._train_step(images, labels.to(self.device.name, non_blocking=True))
                     progress.step += 1
+                    seen += len(labels)
+                    speed = seen / (time.perf_counter() - start)
+                    meter.set_postfix_str(f"{speed:.0f} images/s, lr {self.lr:.5f}", refresh=False)
                     meter.update()
                     if progress.step % CHECK_EVERY[self.device.name] == 0 or progress.step == self.steps_per_epoch:
                         self._require_finite(float(sums[0]))
         finally:
-            progress.sums = sums.tolist()
+            progress.sums = [*sums.tolist(), seen]
             progress.seconds = time.perf_counter() - start
 
     def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -140,15 +149,13 @@ class Run:
             done = self.progress.epoch * self.steps_per_epoch + self.progress.step
             self.average.update(self.model, step=done)
         correct = (logits.detach().argmax(1) == labels).sum()
-        number = torch.tensor(len(labels), device=self.device.name)
-        return torch.stack([loss.detach() * number, correct, number]).double()
+        return torch.stack([loss.detach() * len(labels), correct]).double()
 
     def _require_finite(self, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):
-            lr = self.optimizer.param_groups[0]["lr"]
             raise RunError(
                 f"the loss is no longer finite in epoch {self.progress.epoch + 1}, by step {self.progress.step}, at "
-                f"learning rate {lr:.4g}; the last good checkpoint is kept. A lower --lr may help"
+                f"learning rate {self.lr:.4g}; the last good checkpoint is kept. A lower --lr may help"
             )
 
     @torch.no_grad()
@@ -174,10 +181,12 @@ class Run:
 
         Raises:
             Interrupted: A stop was asked for; the epoch's evaluation is made anew when the run goes on.
+            RunError: The validation loss is not finite: the epoch's last steps broke the weights.
         """
         start = time.perf_counter()
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.lr
         val_loss, val_acc = self.evaluate(val, stop)
+        self._require_finite(val_loss)
         test_loss, test_acc = self.evaluate(test, stop)
         progress = self.progress
         loss_sum, correct, number = progress.sums

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn")
+PACKAGES = ("torchvision", "timm", "albumentations", "numpy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the figures."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    others = {name: metadata.version(name) for name in PACKAGES}
+    # torch's own word tells the CUDA build as well.
+    return {"python": platform.python_version(), "torch": str(torch.__version__), **others}
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def hardware(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "device": device,
         "cpu": _cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cpus(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -30,6 +32,11 @@ def hardware(device: str) -> dict[str, Any]:
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = torch.version.cuda
     return found
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
@@ -57,5 +64,6 @@ def bf16_is_fast(device: str) -> bool:
     """True where the hardware multiplies bfloat16 itself; elsewhere bfloat16 is slower than float32."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
+    # torch has no public name for these; where a release lacks one, float32 is the safe answer.
     capabilities = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in capabilities)
+    return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in capabilities)

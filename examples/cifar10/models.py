@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from typing import Any
 
 import networks  # noqa: F401  importing it registers the five with timm
 import timm
@@ -10,6 +11,19 @@ from errors import UsageError
 from torch import nn
 
 from data import SIZE
+
+
+def require_known(name: str) -> None:
+    """Refuse a misspelt name.
+
+    Raises:
+        UsageError: The name is unknown; the nearest ones are named.
+    """
+    known = timm.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists what is"
+        raise UsageError(f"--model {name!r} is not known; {hint}")
 
 
 def build(name: str, num_classes: int, dropout: float | None = None) -> nn.Module:
@@ -27,13 +41,9 @@ def build(name: str, num_classes: int, dropout: float | None = None) -> nn.Modul
     Raises:
         UsageError: The name is unknown, or the network does not fit such images.
     """
-    known = timm.list_models()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
-        raise UsageError(f"--model {name!r} is not known; {hint}")
+    require_known(name)
     parameters = inspect.signature(timm.model_entrypoint(name)).parameters
-    options = {"dropout": dropout} if dropout is not None and "dropout" in parameters else {}
+    options: dict[str, Any] = {"dropout": dropout} if dropout is not None and "dropout" in parameters else {}
     try:
         model = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3, **options).eval()
         with torch.no_grad():

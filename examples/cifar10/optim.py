@@ -25,8 +25,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
 class Schedule:
     """A learning-rate schedule that knows when it moves: after every step, or after every epoch."""
 
-    scheduler: LRScheduler | ReduceLROnPlateau
-    each_step: bool
+    scheduler: LRScheduler
+    each_step: bool = False
 
     def after_step(self) -> None:
         if self.each_step:
@@ -53,16 +53,16 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) ->
         warmup = max(1, round(recipe.warmup * total))
         return Schedule(LambdaLR(optimizer, lambda step: one_cycle(step, warmup, total)), each_step=True)
     if recipe.schedule == "step":
-        return Schedule(StepLR(optimizer, recipe.step_size, recipe.factor), each_step=False)
+        return Schedule(StepLR(optimizer, recipe.step_size, recipe.factor))
     if recipe.schedule == "plateau":
-        return Schedule(ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience), each_step=False)
+        return Schedule(ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience))
     if recipe.schedule == "constant":
-        return Schedule(LambdaLR(optimizer, lambda epoch: 1.0), each_step=False)
+        return Schedule(LambdaLR(optimizer, lambda epoch: 1.0))
     raise ValueError(f"schedule {recipe.schedule!r} is none of 'one-cycle', 'step', 'plateau', 'constant'")
 
 
 def make_average(recipe: Recipe, model: nn.Module) -> ModelEmaV3 | None:
-    """The averaged weights, or None; early in a run they average the last tenth of the steps, later at most 1/(1-decay)."""
+    """The averaged weights, or None; they reach back a tenth of the steps made, and 1/(1 - decay) steps at most."""
     if not recipe.ema_decay:
         return None
     return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True, warmup_gamma=10.0, warmup_power=1.0)

@@ -22,19 +22,19 @@ def curves(title: str, history: Sequence[dict[str, float]]) -> bytes:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
     epochs = [row["epoch"] for row in history]
-    for axes, (label, kind) in zip(
-        figure.subplots(1, 3), (("loss", "loss"), ("accuracy, %", "acc"), ("learning rate", "lr"))
-    ):
-        if kind == "lr":
-            axes.plot(epochs, [row["lr"] for row in history])
-        else:
-            for part, name in (("train", "train (augmented, running)"), ("val", "validation"), ("test", "test")):
-                axes.plot(epochs, [row[f"{part}_{kind}"] for row in history], label=name)
-            axes.legend()
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+    parts = {"train": "train (augmented, running)", "val": "validation", "test": "test"}
+    panels: dict[str, dict[str, str]] = {
+        "loss": {f"{part}_loss": name for part, name in parts.items()},
+        "accuracy, %": {f"{part}_acc": name for part, name in parts.items()},
+        "learning rate": {"lr": "after the epoch's last step"},
+    }
+    for axes, (quantity, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for column, name in columns.items():
+            axes.plot(epochs, [row[column] for row in history], ".-", label=name)
+        axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+        axes.legend()
     return _png(figure)
 
 
@@ -47,13 +47,18 @@ def grid(title: str, images: NDArray[np.uint8], captions: Sequence[str], columns
         captions: One an image.
         columns: Images in a row.
     """
+    height, width = images.shape[1:3]
+    step_y, step_x = height + 9, width + 3
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(columns * 1.2, rows * 1.4), layout="constrained")
+    sheet = np.full((rows * step_y, columns * step_x, 3), 255, np.uint8)
+    figure = Figure(figsize=(columns * 1.2, rows * 1.4 + 0.4))
+    axes = figure.add_axes((0, 0, 1, rows * 1.4 / (rows * 1.4 + 0.4)))
+    axes.axis("off")
+    # One picture with words on it: a pair of axes for each image takes seconds to draw.
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        y, x = number // columns * step_y + step_y - height, number % columns * step_x
+        sheet[y : y + height, x : x + width] = image
+        axes.text(x + width / 2, y - 2, caption, fontsize=8, ha="center")
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
     figure.suptitle(title)
-    every = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in every:
-        axes.axis("off")
-    for axes, image, caption in zip(every, images, captions):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(caption, fontsize=8)
     return _png(figure)

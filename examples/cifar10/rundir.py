@@ -22,7 +22,7 @@ class RunDir:
     Args:
         path: The folder; made where absent.
         resume: The run in it goes on.
-        overwrite: The run in it is replaced, once the new one has something to save.
+        overwrite: The run in it is replaced, by ``open`` and not before.
 
     Raises:
         UsageError: There is a run in it and neither is asked for, or there is none to resume.
@@ -31,7 +31,10 @@ class RunDir:
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
-        taken = [name for name in FILES if (path / name).exists()]
+        try:
+            taken = [name for name in FILES if (path / name).exists()]
+        except OSError as error:
+            raise RunError(f"cannot read the run folder {path}: {error.strerror or error}") from None
         if resume and LAST not in taken:
             raise UsageError(f"there is no checkpoint {path / LAST} to resume from")
         if taken and not resume and not overwrite:
@@ -58,6 +61,14 @@ class RunDir:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def note_resumption(self, note: Mapping[str, Any]) -> None:
+        """Add to the config, which stays that of the run's start."""
+        try:
+            config = json.loads((self.path / CONFIG).read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path / CONFIG} cannot be read: {error}") from None
+        self.write_json(CONFIG, config | {"resumed": [*config.get("resumed", []), note]})
 
     def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
         buffer = io.StringIO()

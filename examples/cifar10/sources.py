@@ -4,8 +4,10 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from errors import UsageError
@@ -13,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import calculate_md5, check_integrity, download_url
+from torchvision.datasets.utils import calculate_md5, check_integrity, download_url, extract_archive
 
 from data import SIZE, Dataset, ImageSet
 
@@ -56,11 +58,7 @@ def load(choice: str, data_dir: Path) -> tuple[Dataset, str | None]:
     try:
         return read_archive(data_dir), None
     except NoArchive as error:
-        warning = (
-            f"{error} Training on scikit-learn's digits instead: {DIGITS}. For CIFAR-10 put {CIFAR10.filename} or class "
-            "folders train/<class>/*, test/<class>/* into a folder and name it with --data-dir."
-        )
-        return read_digits(), warning
+        return read_digits(), f"{error}. Training on scikit-learn's digits instead: {DIGITS}"
 
 
 def read_archive(data_dir: Path) -> Dataset:
@@ -77,13 +75,14 @@ def read_archive(data_dir: Path) -> Dataset:
         if not check_integrity(os.fspath(archive), CIFAR10.tgz_md5):
             found = calculate_md5(os.fspath(archive))
             raise UsageError(
-                f"{archive} is truncated or damaged (md5 {found}, not {CIFAR10.tgz_md5}); delete it to download it again"
+                f"{archive} is truncated or damaged (md5 {found}, not {CIFAR10.tgz_md5}); "
+                "delete it to download it again"
             )
-    try:
-        with open(os.devnull, "w") as quiet, redirect_stdout(quiet):
-            parts = [CIFAR10(data_dir, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"cannot unpack {archive}: {error}") from None
+        try:
+            extract_archive(archive, data_dir)
+        except OSError as error:
+            raise UsageError(f"cannot unpack {archive}: {error}") from None
+    parts = [CIFAR10(data_dir, train=train) for train in (True, False)]
     train, test = (ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64)) for part in parts)
     return Dataset("CIFAR-10", tuple(parts[0].classes), train, test)
 
@@ -100,9 +99,12 @@ def _download(data_dir: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as folder, _timeout(DOWNLOAD_TIMEOUT):
             download_url(CIFAR10.url, folder, CIFAR10.filename, CIFAR10.tgz_md5)
             os.replace(Path(folder, CIFAR10.filename), data_dir / CIFAR10.filename)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise NoArchive(f"CIFAR-10 is not in {data_dir} and cannot be downloaded ({reason}).") from None
+        raise NoArchive(
+            f"CIFAR-10 is not in {data_dir} and cannot be downloaded ({reason}); put {CIFAR10.filename} there, or name "
+            "with --data-dir a folder that holds it or holds train/<class>/* and test/<class>/*"
+        ) from None
 
 
 @contextmanager
@@ -161,7 +163,7 @@ def _decode(classes: list[list[Path]]) -> ImageSet:
 
 def read_digits() -> Dataset:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to 32x32 RGB; a fifth is the test part."""
-    digits = load_digits()
+    digits: Any = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for image in grey]
     images = np.repeat(np.stack(large)[..., None], 3, axis=-1)

@@ -18,14 +18,29 @@ from errors import RunError, UsageError
 INTERRUPTED = 130
 
 
-def _number(kind: Callable[[str], float], low: float, *, above: bool = False) -> Callable[[str], float]:
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+        return value
+
+    return parse
+
+
+def _real(low_allowed: bool, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            value = kind(text)
+            value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{text} must be {'above' if above else 'at least'} {low}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (0 <= value < high and (low_allowed or value > 0)):
+            raise argparse.ArgumentTypeError(
+                f"{text} is not {'at least' if low_allowed else 'above'} 0 and below {high:g}"
+            )
         return value
 
     return parse
@@ -65,14 +80,14 @@ def parser() -> argparse.ArgumentParser:
         help="the network's published recipe, or one modern recipe for all (default: modern)",
     )
     what.add_argument(
-        "--seed", type=_number(int, 0), default=0, metavar="N", help="of weights, split and order (default: 0)"
+        "--seed", type=_whole(0, 2**31), default=0, metavar="N", help="of weights, split and order (default: 0)"
     )
     change = made.add_argument_group("changes to the recipe")
-    change.add_argument("--epochs", type=_number(int, 1), metavar="N", help="passes over the training images")
-    change.add_argument("--batch-size", type=_number(int, 2), metavar="N", help="images a step")
-    change.add_argument("--lr", type=_number(float, 0, above=True), metavar="X", help="(peak) learning rate")
-    change.add_argument("--weight-decay", type=_number(float, 0), metavar="X", help="of all but norms and biases")
-    change.add_argument("--label-smoothing", type=_number(float, 0), metavar="X", help="of the cross entropy")
+    change.add_argument("--epochs", type=_whole(1, 10**6), metavar="N", help="passes over the training images")
+    change.add_argument("--batch-size", type=_whole(2, 10**6), metavar="N", help="images a step")
+    change.add_argument("--lr", type=_real(False, math.inf), metavar="X", help="(peak) learning rate")
+    change.add_argument("--weight-decay", type=_real(True, math.inf), metavar="X", help="of all but norms and biases")
+    change.add_argument("--label-smoothing", type=_real(True, 1), metavar="X", help="of the cross entropy")
     change.add_argument("--augment", choices=("gentle", "published", "late", "none"), help="augmentation pipeline")
     how = made.add_argument_group("how it is computed")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one")
@@ -82,10 +97,10 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: bf16 autocast where the hardware multiplies it",
     )
-    how.add_argument("--threads", type=_number(int, 1), metavar="N", help="CPU threads of torch (default: torch's own)")
+    how.add_argument("--threads", type=_whole(1, 1024), metavar="N", help="CPU threads of torch (default: torch's own)")
     how.add_argument(
         "--workers",
-        type=_number(int, 0),
+        type=_whole(0, 1024),
         metavar="N",
         help="processes that augment; the results do not depend on it (default: by the number of CPUs)",
     )
@@ -109,11 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training import train
 
         return train(arguments, words)
+    except ModuleNotFoundError as error:
+        print(f"train.py: error: {error}; in the repository's folder: pip install -e '.[examples]'", file=sys.stderr)
+        return UsageError.exit_status
     except (UsageError, RunError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("train.py: interrupted before training began; nothing was saved", file=sys.stderr)
+        print("train.py: interrupted before training began; nothing is lost", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -1,0 +1,179 @@
+"""The loop over epochs, what it prints and what it leaves in the run folder."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plots
+import torch
+from batches import TrainBatches, stream
+from engine import Row, Run
+from interrupt import EXIT_STATUS, Interrupted, StopRequest
+from rundir import AUGMENTED, BEST, CONFIG, CURVES, LAST, METRICS, RunDir
+
+from data import ImageSet
+
+GRID = 64
+"""Augmented images shown in a run folder."""
+DRAW_EVERY = 30.0
+"""Seconds between two drawings of the curves, which can take as long as an epoch on a small set."""
+
+
+class Loop:
+    """A run that prints what it does and saves what it has.
+
+    Args:
+        run: The network in training, fresh or as a checkpoint left it.
+        folder: Where results go.
+        identity: What a checkpoint must share with a run that resumes from it.
+        config: What config.json says.
+    """
+
+    def __init__(self, run: Run, folder: RunDir, identity: dict[str, Any], config: dict[str, Any]) -> None:
+        self.run = run
+        self.folder = folder
+        self.identity = identity
+        self.config = config
+        self._drawn = time.monotonic()
+
+    def start(self, classes: Sequence[str], batches: TrainBatches, *, resumed: bool) -> None:
+        """Write and print what is known before the first step.
+
+        Raises:
+            RunError: The run folder cannot be written.
+        """
+        self.folder.open()
+        progress = self.run.progress
+        if resumed:
+            changing = ("command", "workers", "hardware", "versions", "git_commit")
+            self.folder.note_resumption(
+                {"epoch": progress.epoch, "step": progress.step, **{key: self.config[key] for key in changing}}
+            )
+        else:
+            self.folder.write_json(CONFIG, self.config)
+            images, labels = _first_images(batches)
+            title = f"{self.config['dataset']}, augmentation {self.run.recipe.augment}"
+            self.folder.write(AUGMENTED, plots.grid(title, images, [classes[int(label)] for label in labels]))
+        print(_announcement(self.config))
+        at = f", going on in epoch {progress.epoch + 1} after step {progress.step}" if resumed else ""
+        if progress.epoch == self.run.recipe.epochs:
+            at = ", already finished"
+        print(f"results   {self.folder.path}{at}", flush=True)
+
+    def go(self, batches: TrainBatches, val: ImageSet, test: ImageSet, workers: int) -> int:
+        """Train to the last epoch, or until a signal asks to stop.
+
+        Returns:
+            The exit status: 0, or 130 after a signal.
+
+        Raises:
+            RunError: The loss is not finite, or a file cannot be written.
+        """
+        run, epochs = self.run, self.run.recipe.epochs
+        with StopRequest() as stop:
+            start = run.progress.epoch, run.progress.step
+            source = stream(batches, epochs, start=start, workers=workers, pin_memory=run.device.name == "cuda")
+            try:
+                while run.progress.epoch < epochs:
+                    run.train_epoch(source, stop, bar=sys.stderr.isatty())
+                    row = run.finish_epoch(val, test, stop)
+                    self._save()
+                    print(_epoch_line(row, epochs), flush=True)
+            except Interrupted:
+                self._save_checkpoint()
+                if run.progress.history:
+                    self._draw_curves()
+                print(
+                    f"train.py: interrupted in epoch {run.progress.epoch + 1} after step {run.progress.step}; saved to "
+                    f"{self.folder.path / LAST}, go on with --resume",
+                    file=sys.stderr,
+                )
+                return EXIT_STATUS
+            self._save_results()
+            self._draw_curves()
+        last, best = run.progress.history[-1], run.progress.best()
+        print(
+            f"{self.config['dataset']}: test accuracy {last['test_acc']:.2f} % after the last epoch, "
+            f"{best['test_acc']:.2f} % at the best validation accuracy "
+            f"({best['val_acc']:.2f} %, epoch {best['epoch']:.0f})"
+        )
+        return 0
+
+    def _save(self) -> None:
+        # In this order a crash in between leaves nothing that a resumed run does not write again.
+        progress = self.run.progress
+        if progress.best() is progress.history[-1]:
+            kept = ("model", "dataset", "classes", "mean", "std", "seed")
+            about = {key: self.config[key] for key in kept} | {"epoch": progress.epoch}
+            weights = self.run.evaluated.state_dict()
+            self.folder.save(BEST, {"identity": self.identity, "config": about, "weights": weights})
+        self._save_checkpoint()
+        self._save_results()
+        if time.monotonic() - self._drawn > DRAW_EVERY:
+            self._draw_curves()
+
+    def _save_checkpoint(self) -> None:
+        self.folder.save(LAST, {"identity": self.identity, **self.run.state()})
+
+    def _save_results(self) -> None:
+        history = self.run.progress.history
+        self.folder.write_log(history)
+        self.folder.write_json(METRICS, _metrics(self.config, history, self.run.progress.best()))
+
+    def _draw_curves(self) -> None:
+        title = f"{self.config['model']}, {self.config['recipe']['name']} recipe, {self.config['dataset']}"
+        self.folder.write(CURVES, plots.curves(title, self.run.progress.history))
+        self._drawn = time.monotonic()
+
+
+def _first_images(batches: TrainBatches) -> tuple[np.ndarray, np.ndarray]:
+    count = min(len(batches), -(-GRID // batches.batch_size))
+    first = [batches[0, index] for index in range(count)]
+    images, labels = (torch.cat(part)[:GRID].numpy() for part in zip(*first, strict=True))
+    return images, labels
+
+
+def _metrics(config: dict[str, Any], history: Sequence[Row], best: Row) -> dict[str, Any]:
+    images = config["steps_per_epoch"] * min(config["recipe"]["batch_size"], config["images"]["train"])
+    copied = ("model", "parameters", "dataset", "dataset_sha256", "seed", "evaluated_weights", "precision", "hardware")
+    return {
+        **{key: config[key] for key in copied},
+        "recipe": config["recipe"]["name"],
+        "epochs": len(history),
+        "finished": len(history) == config["recipe"]["epochs"],
+        "last_epoch": _accuracies(history[-1]),
+        "best_on_validation": _accuracies(best),
+        "wall_time_s": round(sum(row["seconds"] for row in history), 1),
+        "images_per_s": round(images * len(history) / sum(row["train_seconds"] for row in history), 1),
+    }
+
+
+def _accuracies(row: Row) -> dict[str, float]:
+    kept = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+    return {"epoch": int(row["epoch"]), **{key: round(row[key], 4) for key in kept}}
+
+
+def _announcement(config: dict[str, Any]) -> str:
+    recipe, hardware, images = config["recipe"], config["hardware"], config["images"]
+    flips = "" if config["horizontal_flip"] else " without flips"
+    return (
+        f"data      {config['dataset']}: "
+        f"{images['train']} train, {images['validation']} validation, {images['test']} test\n"
+        f"network   {config['model']}, {config['parameters']:,} parameters; "
+        f"evaluated are the {config['evaluated_weights']} weights\n"
+        f"recipe    {recipe['name']}: {recipe['epochs']} epochs of {config['steps_per_epoch']} steps, "
+        f"{recipe['optimizer']}, lr {recipe['lr']:g}, {recipe['schedule']}, batch {recipe['batch_size']}, "
+        f"augmentation {recipe['augment']}{flips}\n"
+        f"computer  {hardware.get('gpu', hardware['cpu'])}, {config['precision']}, {config['memory_format']}, "
+        f"{hardware['threads']} threads, {config['workers']} workers"
+    )
+
+
+def _epoch_line(row: Row, epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']:>3.0f}/{epochs}  lr {row['lr']:.5f}  "
+        f"train {row['train_loss']:.4f} {row['train_acc']:6.2f} %  val {row['val_acc']:6.2f} %  "
+        f"test {row['test_acc']:6.2f} %  {row['images_per_s']:.0f} images/s  {row['seconds']:.1f} s"
+    )

@@ -1,0 +1,48 @@
+import augment
+import networks
+import pytest
+import recipes
+from errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("model", "lr", "batch_size", "epochs", "schedule", "pipeline"),
+    [
+        ("era_s9", 0.01, 128, 50, "plateau", "published"),
+        ("late_100k", None, 128, 269, None, "late"),
+        ("net4", 0.3, 128, 76, "step", "published"),
+        ("eva8_s6", 0.07, 64, 80, "step", "published"),
+        ("twelve_layer", None, 128, 84, None, "published"),
+    ],
+)
+def test_published_recipes(
+    model: str, lr: float | None, batch_size: int, epochs: int, schedule: str | None, pipeline: str
+) -> None:
+    recipe = recipes.choose("published", model)
+    assert (recipe.batch_size, recipe.epochs, recipe.augment) == (batch_size, epochs, pipeline)
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.ema_decay) == ("sgd", 0.9, 0, 0)
+    assert recipe.dropout is None
+    if lr is None:
+        assert "unpublished, ours" in recipe.source
+    else:
+        assert (recipe.lr, recipe.schedule, recipe.source) == (lr, schedule, "published")
+
+
+def test_every_network_has_a_published_recipe() -> None:
+    assert set(recipes.PUBLISHED) == set(networks.NETWORKS)
+
+
+def test_modern_recipe_has_no_dropout_and_averages_weights() -> None:
+    recipe = recipes.choose("modern", "resnet10t")
+    assert (recipe.dropout, recipe.augment, recipe.schedule) == (0.0, "gentle", "one-cycle")
+    assert recipe.ema_decay > 0
+    assert recipe.augment in augment.NAMES
+
+
+def test_digits_have_a_recipe_of_their_own_name() -> None:
+    assert recipes.choose("modern", "net4", digits=True).name == "modern (digits)"
+
+
+def test_other_networks_have_no_published_recipe() -> None:
+    with pytest.raises(UsageError, match="--model resnet10t has no published recipe"):
+        recipes.choose("published", "resnet10t")

@@ -1,0 +1,451 @@
+"""The script end to end, in this process."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+import models
+import numpy as np
+import pytest
+import sources
+import torch
+from PIL import Image
+from rundir import FILES
+
+from data import channel_statistics, split
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+Train = Callable[..., int]
+AtStep = Callable[[int, Callable[[engine.Run], None]], None]
+TIMES = ("images_per_s", "train_seconds", "seconds")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    """The rows of log.csv without what a clock tells."""
+    with open(folder / "log.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    metrics = read(folder / "metrics.json")
+    return {key: value for key, value in metrics.items() if key not in ("wall_time_s", "images_per_s")}
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    def flatten(value: object, key: str = "") -> dict[str, object]:
+        if isinstance(value, dict):
+            return {deep: v for name, part in value.items() for deep, v in flatten(part, f"{key}/{name}").items()}
+        if isinstance(value, list | tuple):
+            return flatten(dict(enumerate(value)), key)
+        return {key: value}
+
+    for name in ("last.pt", "best.pt"):
+        left, right = (flatten(torch.load(folder / name, weights_only=True)) for folder in (first, second))
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, right[key]), key
+            elif not key.endswith(TIMES):
+                assert value == right[key], key
+    assert log(first) == log(second)
+    assert figures(first) == figures(second)
+
+
+def error(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to stderr, which must be one line."""
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1, text
+    assert text.startswith("train.py: ")
+    return text
+
+
+def test_run_folder_holds_what_a_run_is(
+    train: Train, shared_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train() == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+
+    dataset = sources.read_folders(shared_tree)
+    training, _ = split(dataset.train, 0)
+    config = read(folder / "config.json")
+    assert (config["dataset"], config["dataset_sha256"]) == ("folder shapes", dataset.sha256())
+    assert config["images"] == {"train": 54, "validation": 6, "test": 12}
+    assert (config["mean"], config["std"]) == tuple(map(list, channel_statistics(training.images)))
+    assert (config["parameters"], config["seed"], config["precision"]) == (169_987, 0, "fp32")
+    assert (config["recipe"]["epochs"], config["recipe"]["dropout"], config["steps_per_epoch"]) == (3, 0.0, 3)
+    assert config["versions"].keys() >= {"python", "torch", "torchvision", "albumentations", "timm"}
+    assert config["hardware"]["device"] == "cpu"
+    assert config["hardware"]["threads"] == 1
+    assert config["command"].startswith("python examples/cifar10/train.py --data-dir ")
+
+    rows = log(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    metrics = read(folder / "metrics.json")
+    assert (metrics["finished"], metrics["epochs"], metrics["dataset"]) == (True, 3, "folder shapes")
+    best = max(rows, key=lambda row: float(row["val_acc"]))
+    for said, row in ((metrics["last_epoch"], rows[-1]), (metrics["best_on_validation"], best)):
+        assert said["epoch"] == int(row["epoch"])
+        assert said["test_acc"] == pytest.approx(float(row["test_acc"]), rel=1e-4)
+    assert str(tmp_path) not in (folder / "metrics.json").read_text()
+    assert metrics["wall_time_s"] >= 0
+    assert metrics["images_per_s"] > 0
+
+    for name in ("curves.png", "augmented.png"):
+        with Image.open(folder / name) as picture:
+            # White everywhere would be an empty picture.
+            assert np.asarray(picture.convert("L")).std() > 10, name
+
+    out = capsys.readouterr().out
+    assert "folder shapes: 54 train, 6 validation, 12 test" in out
+    assert "test accuracy" in out.splitlines()[-1]
+    assert "after the last epoch" in out.splitlines()[-1]
+    assert "at the best validation accuracy" in out.splitlines()[-1]
+    assert sum(line.startswith("epoch ") for line in out.splitlines()) == 3
+
+
+def test_best_weights_give_the_accuracy_that_is_written(train: Train, shared_tree: Path, tmp_path: Path) -> None:
+    assert train(epochs=6) == 0
+    saved = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    config = saved["config"]
+    model = models.build(config["model"], len(config["classes"])).eval()
+    model.load_state_dict(saved["weights"])
+    test = sources.read_folders(shared_tree).test
+    pixels = torch.from_numpy(test.images).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        correct = (model((pixels - mean) / std).argmax(1).numpy() == test.labels).mean()
+    best = read(tmp_path / "run" / "metrics.json")["best_on_validation"]
+    assert (100 * correct, config["epoch"]) == (pytest.approx(best["test_acc"], abs=1e-3), best["epoch"])
+
+
+def test_training_learns(train: Train, tmp_path: Path) -> None:
+    assert train(epochs=8) == 0
+    assert read(tmp_path / "run" / "metrics.json")["last_epoch"]["test_acc"] >= 90
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "workers", "step"),
+    [
+        ("twelve_layer", (), 0, 5),
+        ("twelve_layer", (), 1, 6),
+        ("net4", ("--recipe", "published"), 0, 4),
+        ("era_s9", ("--recipe", "published", "--seed", "3"), 0, 7),
+    ],
+)
+def test_interrupted_and_resumed_is_bit_for_bit_the_uninterrupted(
+    model: str,
+    words: tuple[str, ...],
+    workers: int,
+    step: int,
+    train: Train,
+    at_step: AtStep,
+    interrupt: Callable[[object], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(*words, model=model, name="whole") == 0
+    capsys.readouterr()
+    at_step(step, interrupt)
+    assert train(*words, model=model, name="parts", workers=workers) == 130
+    epoch, made = divmod(step - 1, 3)
+    assert f"interrupted in epoch {epoch + 1} after step {made + 1}; saved to" in error(capsys)
+    # Other draws in between must not matter.
+    torch.rand(5)
+    assert train(*words, "--resume", model=model, name="parts", workers=workers) == 0
+    assert f"going on in epoch {epoch + 1} after step {made + 1}" in capsys.readouterr().out
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    config = read(tmp_path / "parts" / "config.json")
+    assert [(note["epoch"], note["step"]) for note in config["resumed"]] == [(epoch, made + 1)]
+
+
+def test_interrupt_between_evaluation_and_the_next_epoch_loses_nothing(
+    train: Train, interrupt: Callable[[object], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(name="whole") == 0
+    evaluate = engine.Run.evaluate
+    calls = 0
+
+    def interrupted(run: engine.Run, *arguments: Any) -> tuple[float, float]:
+        nonlocal calls
+        calls += 1
+        if calls in (3, 6):
+            interrupt(run)
+        return evaluate(run, *arguments)
+
+    monkeypatch.setattr(engine.Run, "evaluate", interrupted)
+    assert train(name="parts") == 130
+    assert train("--resume", name="parts") == 130
+    assert train("--resume", name="parts") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_results_do_not_depend_on_the_number_of_workers(train: Train, tmp_path: Path) -> None:
+    assert train(name="none", epochs=2) == 0
+    assert train(name="two", epochs=2, workers=2) == 0
+    assert_same_run(tmp_path / "none", tmp_path / "two")
+
+
+def test_seed_decides_the_run(train: Train, tmp_path: Path) -> None:
+    assert train(name="zero", epochs=1) == train("--seed", "1", name="one", epochs=1) == 0
+    assert log(tmp_path / "zero") != log(tmp_path / "one")
+
+
+def test_finished_run_is_not_trained_again(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(epochs=1) == 0
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    assert train("--resume", epochs=1) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", ["last.pt", "config.json", "log.csv"])
+def test_run_folder_is_never_overwritten_in_silence(
+    keep: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / keep).write_text("precious")
+    assert train() == 2
+    message = error(capsys)
+    for words in (f"already holds a run ({keep})", "--resume", "--name", "--overwrite"):
+        assert words in message
+    assert (folder / keep).read_text() == "precious"
+
+
+def test_overwrite_replaces_a_run_but_not_what_else_lies_there(train: Train, tmp_path: Path) -> None:
+    assert train(epochs=2) == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert train("--overwrite", epochs=1) == 0
+    assert len(log(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_that_cannot_start_keeps_the_old_run(train: Train, tmp_path: Path) -> None:
+    assert train(epochs=1) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert train("--overwrite", model="twelve_leyer") == 2
+    assert train("--overwrite", "--data-dir", str(tmp_path / "nowhere"), "--dataset", "folder") == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "net4"), "its network is 'twelve_layer', not 'net4'"),
+        (("--recipe", "published"), "its recipe is 'modern', not 'published'"),
+        (("--epochs", "2"), "its epochs is 1, not 2"),
+        (("--lr", "0.5"), "its lr is 0.2, not 0.5"),
+        (("--seed", "1"), "its seed is 0, not 1"),
+        (("--precision", "bf16"), "its precision is 'fp32', not 'bf16'"),
+        (("--dataset", "digits"), "its data is 'folder shapes', not 'digits 32x32 (fallback, not CIFAR-10)'"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(
+    words: tuple[str, str],
+    said: str,
+    train: Train,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finished = tmp_path_factory.getbasetemp() / "finished"
+    if not finished.exists():
+        assert train(epochs=1) == 0
+        shutil.copytree(tmp_path / "run", finished)
+    shutil.copytree(finished, tmp_path / "run", dirs_exist_ok=True)
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    capsys.readouterr()
+    assert train("--resume", *words, epochs=1) == 2
+    assert said in error(capsys)
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_checkpoint_of_other_pixels_is_refused(
+    train: Train, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(epochs=1) == 0
+    path = tree / "train" / "cross" / "0000.png"
+    with Image.open(path) as image:
+        image.rotate(90).save(path)
+    capsys.readouterr()
+    assert train("--resume", "--data-dir", str(tree), epochs=1) == 2
+    assert "its data_sha256 is" in error(capsys)
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
+    train: Train, at_step: AtStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[bytes] = []
+
+    def poison(run: engine.Run) -> None:
+        kept.append((tmp_path / "run" / "last.pt").read_bytes())
+        next(run.model.parameters()).data.fill_(float("nan"))
+
+    at_step(4, poison)
+    assert train() == 1
+    message = error(capsys)
+    assert "the loss is no longer finite in epoch 2, by step 2, at learning rate 0." in message
+    assert "last good checkpoint is kept" in message
+    assert (tmp_path / "run" / "last.pt").read_bytes() == kept[0]
+    assert len(log(tmp_path / "run")) == 1
+
+
+def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(
+    train: Train, at_step: AtStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def poison(run: engine.Run) -> None:
+        next(run.evaluated.parameters()).data.fill_(float("nan"))
+
+    at_step(6, poison)
+    assert train() == 1
+    assert "no longer finite in epoch 2" in error(capsys)
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
+
+
+def test_learning_rate_beyond_reason_ends_in_one_line(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--lr", "1e30") == 1
+    assert "the loss is no longer finite in epoch 1" in error(capsys)
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(
+    train: Train, at_step: AtStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert train(name="whole") == 0
+    capsys.readouterr()
+    at_step(4, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard)))
+    try:
+        assert train() == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = error(capsys)
+    assert f"cannot write {tmp_path / 'run' / 'last.pt'}: File too large" in message
+    assert "is intact" in message
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
+    assert train("--resume") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_damaged_checkpoint_is_refused(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(epochs=1) == 0
+    capsys.readouterr()
+    path = tmp_path / "run" / "last.pt"
+    path.write_bytes(path.read_bytes()[:10_000])
+    assert train("--resume", epochs=1) == 2
+    assert "last.pt cannot be loaded" in error(capsys)
+
+
+def test_run_folder_that_is_a_file_is_refused(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert train() == 1
+    assert f"cannot write the run folder {tmp_path / 'run'}" in error(capsys)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_unwritable_run_folder_is_refused(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    assert train() == 1
+    assert "cannot write the run folder" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "twelve_leyer"), "--model 'twelve_leyer' is not known; did you mean twelve_layer"),
+        (("--model", "test_resnet", "--recipe", "published"), "--model test_resnet has no published recipe"),
+        (("--resume",), "there is no checkpoint"),
+        (("--resume", "--overwrite"), "--resume and --overwrite exclude each other"),
+        (("--name", "a/b"), "--name 'a/b' is not the name of a folder"),
+        (("--name", ""), "--name '' is not the name of a folder"),
+        (("--name", ".."), "--name '..' is not the name of a folder"),
+        (("--dataset", "folder", "--data-dir", "nowhere"), "nowhere/train is not a folder"),
+    ],
+)
+def test_bad_command_line_ends_in_one_line(
+    words: tuple[str, ...], said: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words) == 2
+    assert said in error(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epochs", "0"), "0 is not between 1 and"),
+        (("--epochs", "1.5"), "'1.5' is not a whole number"),
+        (("--batch-size", "1"), "1 is not between 2 and"),
+        (("--lr", "0"), "0 is not above 0"),
+        (("--lr", "nan"), "nan is not above 0"),
+        (("--lr", "fast"), "'fast' is not a number"),
+        (("--label-smoothing", "1"), "1 is not at least 0 and below 1"),
+        (("--weight-decay", "-1"), "-1 is not at least 0"),
+        (("--workers", "-1"), "-1 is not between 0 and"),
+        (("--dataset", "cifar100"), "invalid choice: 'cifar100'"),
+        (("--epoch-count", "3"), "unrecognized arguments: --epoch-count"),
+    ],
+)
+def test_argument_out_of_bounds_is_refused(
+    words: tuple[str, str], said: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_asked_for_but_absent_is_an_error(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--device", "cuda") == 2
+    assert "--device cuda: torch sees no GPU here" in error(capsys)
+
+
+def test_missing_package_is_answered_with_the_command_that_installs_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "training", None)
+    assert train() == 2
+    assert "pip install -e '.[examples]'" in error(capsys)
+
+
+def test_corrupt_image_ends_in_one_line(
+    train: Train, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "train" / "cross" / "0001.png").write_bytes(b"")
+    assert train("--data-dir", str(tree)) == 2
+    assert "train/cross/0001.png cannot be read as an image" in error(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_bar_is_for_terminals(
+    terminal: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert train(epochs=1) == 0
+    err = capsys.readouterr().err
+    assert ("epoch 1/1: " in err and " images/s, lr 0." in err) == terminal
+    assert terminal or err == ""
+
+
+def test_bf16_trains(train: Train, tmp_path: Path) -> None:
+    assert train("--precision", "bf16", epochs=1) == 0
+    assert read(tmp_path / "run" / "config.json")["precision"] == "bf16"
+
+
+def test_network_of_timm_trains(train: Train, tmp_path: Path) -> None:
+    assert train(model="test_resnet", epochs=1) == 0
+    assert read(tmp_path / "run" / "metrics.json")["model"] == "test_resnet"
