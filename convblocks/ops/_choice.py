@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -158,6 +159,11 @@ def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
 @torch.compiler.assume_constant_result
 def unfit_device(device: torch.device) -> str:
     """Return why the kernels cannot run on a device, or "" where they can."""
+    return _unfit_device(device)
+
+
+@functools.cache
+def _unfit_device(device: torch.device) -> str:
     if device.type != "cuda":
         return "the input is not on a CUDA device"
     if torch.version.hip is not None:
@@ -177,6 +183,11 @@ def _transformed() -> bool:
 
 @torch.compiler.assume_constant_result
 def _capability(device: torch.device) -> str:
+    return _capability_of(device)
+
+
+@functools.cache
+def _capability_of(device: torch.device) -> str:
     return ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 

@@ -70,6 +70,11 @@ def test_a_size_is_ours_where_it_and_all_larger_ones_are_faster(ours, least):
     assert kernels._least([(n, timing(10), timing(us)) for n, us in zip(sizes, ours, strict=True)]) == least
 
 
+def test_a_size_is_ours_only_where_every_clock_says_so():
+    timings = [(1, timing(10), timing(9)), (1, timing(10), timing(12)), (10, timing(10), timing(9))]
+    assert kernels._least(timings) == 10
+
+
 def test_bytes_are_the_least_that_must_be_moved():
     data = kernels.Data(kernels.Case((2, 8, 12, 12), stride=2), "cpu", torch.channels_last)
     assert data.bytes_moved("forward") == 2 * (2 * 8 * 12 * 12 + 2 * 8 * 6 * 6)
