@@ -74,6 +74,11 @@ class Layer:
     unused: bool = False
 
 
+def _type_of(module: nn.Module) -> str:
+    """The name that a module prints itself by."""
+    return module._get_name()
+
+
 def window_of(graph: Graph, node: Node) -> Window | None:
     """The window that an operation slides; None for any other operation."""
     if not node.args or not isinstance(node.args[0], Ref) or not graph.depends[node.outputs[0]]:
@@ -154,7 +159,7 @@ class LayerList:
         parameters, trainable = self._new_parameters(call.module, count=leaf)
         yield Layer(
             name=call.name,
-            type=type(call.module).__name__,
+            type=_type_of(call.module),
             depth=call.depth,
             window=windows[0] if leaf and len(windows) == 1 else None,
             input_shape=graph.shapes[call.inputs[0]] if call.inputs else (),
@@ -221,7 +226,7 @@ class LayerList:
                 count = sum(p.numel() for p in left)
                 trainable = sum(p.numel() for p in left if p.requires_grad)
                 depth = name.count(".") + 1 if name else 0
-                kind = type(module).__name__
+                kind = _type_of(module)
                 yield Layer(name, kind, depth, None, (), (), None, None, count, trainable, 0, 0, leaf=True, unused=True)
 
     def _new_parameters(self, module: nn.Module, count: bool) -> tuple[int, int]:
