@@ -218,10 +218,9 @@ class LayerList:
         """Modules with parameters that the forward pass never called nor read."""
         if self.model is None:
             return
+        known = self._counted | {id(p) for p in self.graph.parameters.values()}
         for name, module in self.model.named_modules():
-            left = [p for p in module.parameters(recurse=False) if id(p) not in self._counted]
-            read = {id(p) for p in self.graph.parameters.values()}
-            left = [p for p in left if id(p) not in read]
+            left = [p for p in module.parameters(recurse=False) if id(p) not in known]
             if left and id(module) not in self._called:
                 count = sum(p.numel() for p in left)
                 trainable = sum(p.numel() for p in left if p.requires_grad)

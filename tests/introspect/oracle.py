@@ -174,9 +174,13 @@ def positive(model: nn.Module) -> nn.Module:
 
 
 def reached(
-    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, local: bool = False
+    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, local: bool = False, rounding: float = 0.0
 ) -> tuple[Tensor, Callable[..., Tensor]]:
-    """The output, and a function from a selection of it to the mask of input elements that it depends on."""
+    """The output, and a function from a selection of it to the mask of input elements that it depends on.
+
+    `rounding` is the share of the largest gradient below which one is taken for none: linear interpolation at a pixel's
+    own place weighs its neighbour by 1e-17 where exact arithmetic has zero. Deep networks have true gradients as small.
+    """
     x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
     with Linearised(local):
         y = function(x)
@@ -186,7 +190,11 @@ def reached(
         if not total.requires_grad:
             return torch.zeros(shape, dtype=torch.bool)
         (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
-        return torch.zeros(shape, dtype=torch.bool) if gradient is None else gradient != 0
+        return (
+            torch.zeros(shape, dtype=torch.bool)
+            if gradient is None
+            else gradient.abs() > rounding * gradient.abs().max()
+        )
 
     return y, mask
 

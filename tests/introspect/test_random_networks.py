@@ -6,7 +6,7 @@ import itertools
 import os
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from oracle import reached, span
 from random_networks import NETWORKS, Network
@@ -26,7 +26,12 @@ def units(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 @given(NETWORKS, st.integers(9, 16), st.integers(9, 16))
 def test_intervals_equal_the_gradient(network: Network, height: int, width: int) -> None:
     shape = (1, 4, height, width)
-    y, mask = reached(network, shape)
+    try:
+        network(torch.zeros(shape, dtype=torch.float64))
+    except RuntimeError:
+        # Crops, strides and kernels drawn together can leave nothing of a map, which torch refuses.
+        reject()
+    y, mask = reached(network, shape, rounding=1e-15)
     if y.requires_grad is False or y is None:
         return
     calls = network if network.text != "nothing" else (lambda x: x.clone())

@@ -9,12 +9,15 @@ from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 
 def _positions(length: int, out: int, align_corners: bool, scale: float | None) -> Tensor:
-    """Input coordinate of every output element, in the arithmetic of torch."""
+    """Input coordinate of every output element; a whole one is exactly whole, whatever rounding made of it."""
     index = torch.arange(out, dtype=torch.float64)
     if align_corners:
-        return index * ((length - 1) / (out - 1) if out > 1 else 0.0)
-    step = 1 / scale if scale else length / out
-    return (index + 0.5) * step - 0.5
+        position = index * ((length - 1) / (out - 1) if out > 1 else 0.0)
+    else:
+        step = 1 / scale if scale else length / out
+        position = (index + 0.5) * step - 0.5
+    nearest = position.round()
+    return torch.where((position - nearest).abs() < 1e-9, nearest, position)
 
 
 def nearest_taps(length: int, out: int, scale: float | None, exact: bool) -> Tensor:
@@ -30,7 +33,7 @@ def linear_taps(length: int, out: int, align_corners: bool, scale: float | None)
     position = _positions(length, out, align_corners, scale).clamp(min=0)
     low = position.floor().long().clamp(max=length - 1)
     fraction = position - low
-    high = torch.where(fraction > 1e-9, low + 1, low).clamp(max=length - 1)
+    high = torch.where(fraction > 0, low + 1, low).clamp(max=length - 1)
     return torch.stack((low, high), 1)
 
 
@@ -38,7 +41,7 @@ def cubic_taps(length: int, out: int, align_corners: bool, scale: float | None) 
     """Four neighbours, at the border the border itself; one where the coordinate is whole."""
     position = _positions(length, out, align_corners, scale)
     low = position.floor()
-    whole = (position - low).abs() < 1e-9
+    whole = position == low
     taps = low.long()[:, None] + torch.arange(-1, 3)
     taps = torch.where(whole[:, None], low.long()[:, None], taps)
     return taps.clamp(0, length - 1)
