@@ -44,7 +44,7 @@ def test_every_import_of_the_example_is_in_its_extra(distribution: metadata.Dist
         text for text in distribution.requires or [] if "extra == 'examples'" in text or 'extra == "examples"' in text
     ]
     declared = {re.split(r"[<>=;\[ ]", text)[0] for text in extra}
-    # torch is the core's; the others come with torchvision, albumentations and matplotlib, as parts of their interfaces.
+    # torch is the core's; the others come with torchvision, albumentations and matplotlib, as parts of them.
     declared |= {"torch", "numpy", "pillow", "cv2", "cycler"}
     renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "pytorch_grad_cam": "grad-cam"}
     assert {renamed.get(name, name) for name in outside} <= declared
