@@ -100,4 +100,4 @@ def shows_all(labels: Labels, length: int) -> bool:
     if len(varying) > 1 and len(set(varying)) == 1:
         # The scores of an attention: place against place.
         return False
-    return int((data[0] + data[1]).min()) < 1 - length // 2
+    return data.numel() > 0 and int((data[0] + data[1]).min()) < 1 - length // 2

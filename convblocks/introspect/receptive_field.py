@@ -84,7 +84,7 @@ class ReceptiveField:
             for part in (local.jump, local.start)
         )
         return Field(
-            tuple(math.inf if g and size != 0 else size for g, size in zip(gated, local.size, strict=True)),
+            tuple(math.inf if g else size for g, size in zip(gated, local.size, strict=True)),
             jump,
             start,
             tuple(None if g else item for g, item in zip(gated, local.period, strict=True)),
