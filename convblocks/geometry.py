@@ -45,7 +45,7 @@ def _total_padding(padding: int | tuple[int, int]) -> int:
 def effective_kernel_size(kernel_size: int, dilation: int = 1) -> int:
     """Return the pixels from the first tap of a dilated kernel to its last: `dilation * (kernel_size - 1) + 1`.
 
-    Example:
+    Examples:
         >>> effective_kernel_size(3, dilation=8)
         17
     """
@@ -62,7 +62,7 @@ def output_size(
     Raises:
         ValueError: the dilated kernel is larger than the padded input.
 
-    Example:
+    Examples:
         >>> output_size(32, 3, stride=2, padding=2, dilation=2)
         16
     """
@@ -81,7 +81,7 @@ def same_padding(kernel_size: int, dilation: int = 1) -> tuple[int, int]:
 
     The two sides add up to `dilation * (kernel_size - 1)`; where that is odd the larger half comes after.
 
-    Example:
+    Examples:
         >>> same_padding(3, dilation=2), same_padding(4)
         ((2, 2), (1, 2))
     """
@@ -96,7 +96,7 @@ def floor_padding(kernel_size: int, stride: int, dilation: int = 1) -> tuple[int
     Raises:
         ValueError: the stride is larger than the dilated kernel, so that no padding of this kind exists.
 
-    Example:
+    Examples:
         >>> floor_padding(3, stride=2), output_size(7, 3, stride=2, padding=(0, 1))
         ((0, 1), 3)
     """
@@ -121,7 +121,7 @@ def solve_dilation(
     Raises:
         ValueError: no whole dilation >= 1 does it; the message names the nearest sizes that can be had.
 
-    Example:
+    Examples:
         >>> solve_dilation(32, 16), solve_dilation(18, 2)
         (8, 8)
         >>> solve_dilation(32, 15)
@@ -184,7 +184,7 @@ def coverage(
         kernel_size: one for all layers, or one a layer.
         stride: likewise.
 
-    Example:
+    Examples:
         >>> coverage([2, 4, 8]), coverage([1, 2, 4, 8])
         (Coverage(reached=15, size=29), Coverage(reached=31, size=31))
         >>> coverage([1, 1, 1, 8]).ratio < 1

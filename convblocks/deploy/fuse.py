@@ -52,7 +52,7 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
         ValueError: the network is in training mode (batch norm is no fixed function there), or does not run on
             `input_size`.
 
-    Example:
+    Examples:
         >>> import convblocks as cb
         >>> network = nn.Sequential(cb.ConvNormAct(3, 8, 3), cb.DepthwiseSeparableConv(8, 8, 3)).eval()
         >>> fused, report = fuse(network, (3, 16, 16))

@@ -179,7 +179,7 @@ def audit(
     Raises:
         ValueError: no preset of that name; the network cannot run on `input_size`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
         >>> result = audit(net, (3, 32, 32), Requirements(max_parameters=1000, min_receptive_field=5))

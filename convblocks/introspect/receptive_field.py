@@ -135,7 +135,7 @@ class ReceptiveField:
 
         Args:
             *unit: index of the unit: one number a dimension of the tensor without batch and channels, or all but the
-            batch.
+                batch.
 
         Returns:
             (first, last) by axis, None where the unit depends on no input at all (it sees padding alone).
@@ -249,9 +249,8 @@ def receptive_field(
 
     Args:
         model: a module, or a bound method of one such as `model.forward_features`.
-        input_size: `(channels, height, width)` without the batch; `(channels, length)` and `(channels, depth, height,
-        width)`
-            for one and three dimensions; a sequence of such for several inputs.
+        input_size: `(channels, height, width)` without the batch; `(channels, length)` and
+            `(channels, depth, height, width)` for one and three dimensions; a sequence of such for several inputs.
         dtype: element type of the input; by default that of the first floating parameter.
         channel_last: sizes are given, and the network takes its input, as `(height, width, channels)`.
 
@@ -261,7 +260,7 @@ def receptive_field(
     Raises:
         ValueError: the network cannot run on `input_size`, or holds lazy, quantised or complex parts.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=2, dilation=2))
         >>> receptive_field(net, (3, 32, 32))

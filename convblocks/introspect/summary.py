@@ -272,7 +272,7 @@ def summary(
     Raises:
         ValueError: the network cannot run on `input_size`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> table = summary(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), (3, 32, 32))
         >>> table.macs, table.parameters

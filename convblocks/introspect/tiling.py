@@ -57,7 +57,7 @@ def halo(
     Raises:
         ValueError: the network gathers the whole image, so that no tile can do; or its field is unknown.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1))
         >>> plan = halo(net, (1, 64, 64))
@@ -115,7 +115,7 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
     Raises:
         ValueError: tiles of this length cannot do; the message names the next that can. Or no tile can.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 1, 5, padding=2)).eval()
         >>> x = torch.randn(1, 1, 50, 70)

@@ -23,7 +23,7 @@ class BlurDownsample(nn.Module):
     Raises:
         ValueError: `stride` is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> BlurDownsample(stride=2)(torch.ones(1, 8, 7, 7)).shape
         torch.Size([1, 8, 4, 4])

@@ -48,7 +48,7 @@ class ConvNormAct(Chain):
     Raises:
         ValueError: an argument is out of its range, or `dropout` has no place in `order`.
 
-    Example:
+    Examples:
         >>> block = ConvNormAct(3, 16, 3, padding="same", act_layer=torch.nn.SiLU)
         >>> block(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 16, 32, 32])

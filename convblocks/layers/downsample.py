@@ -75,7 +75,7 @@ class DilatedDownsample(Chain):
         ValueError: an argument is out of its range, the arguments do not make the map smaller along both axes, or
             `between` or `groups` is given to the form that has no use for it.
 
-    Example:
+    Examples:
         >>> DilatedDownsample(16, 32)(torch.zeros(1, 16, 32, 32)).shape
         torch.Size([1, 32, 16, 16])
         >>> half = DilatedDownsample.to_size(16, 32, input_size=32, output_size=16)

@@ -42,7 +42,7 @@ class GAPHead(Chain):
         ValueError: an argument is out of its range, `classifier=None` with `in_channels != num_classes`, or a hidden
             layer without a classifier.
 
-    Example:
+    Examples:
         >>> GAPHead(96, 10)(torch.zeros(2, 96, 4, 4)).shape
         torch.Size([2, 10])
         >>> sum(p.numel() for p in GAPHead(10, 10, classifier=None).parameters())

@@ -68,7 +68,7 @@ class JointDilatedDepthwise(Chain):
     Raises:
         ValueError: an argument is out of its range, or `dropout` has no place.
 
-    Example:
+    Examples:
         >>> block = JointDilatedDepthwise(32, 128, padding=1, mid_channels=64, between="")
         >>> block(torch.zeros(1, 32, 8, 8)).shape
         torch.Size([1, 128, 4, 4])

@@ -23,7 +23,7 @@ class Residual(nn.Module):
         ValueError: `fn` is no module or `drop_path` no probability; in forward, the shapes differ (torch would
             broadcast some of them in silence).
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = Residual(nn.Conv2d(8, 8, 3, padding=1))
         >>> block(torch.zeros(1, 8, 5, 5)).shape

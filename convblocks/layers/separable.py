@@ -72,7 +72,7 @@ class DepthwiseSeparableConv(Chain):
         ValueError: an argument is out of its range, `residual` where the shapes differ, `drop_path` without
             `residual`, or a `dropout` that has no place.
 
-    Example:
+    Examples:
         >>> block = DepthwiseSeparableConv(32, 64, 3, stride=2, padding="same")
         >>> block(torch.zeros(1, 32, 15, 15)).shape
         torch.Size([1, 64, 8, 8])

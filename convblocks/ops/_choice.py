@@ -47,7 +47,7 @@ class backend:
     Raises:
         ValueError: `name` is none of the three.
 
-    Example:
+    Examples:
         >>> with backend("torch"):
         ...     choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3)).reason
         'the backend is set to "torch"'
@@ -94,7 +94,7 @@ def choice(
         padding: likewise.
         dilation: likewise.
 
-    Example:
+    Examples:
         >>> choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3))
         Choice(path='torch', reason='the input is not on a CUDA device')
     """
@@ -125,7 +125,7 @@ def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
     Returns:
         The name of each depthwise convolution that the blocks built -> its `Choice`, in the order of the calls.
 
-    Example:
+    Examples:
         >>> from convblocks import DepthwiseSeparableConv
         >>> explain(DepthwiseSeparableConv(8, 16, 3), torch.zeros(1, 8, 9, 9))
         {'conv_dw': Choice(path='torch', reason='the input is not on a CUDA device')}

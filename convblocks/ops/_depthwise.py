@@ -46,7 +46,7 @@ def depthwise_conv2d(
     Raises:
         ValueError: `stride`, `padding` or `dilation` is neither an integer in its range nor a pair of them.
 
-    Example:
+    Examples:
         >>> x, weight = torch.ones(1, 2, 5, 5), torch.ones(2, 1, 3, 3)
         >>> depthwise_conv2d(x, weight, padding=2, dilation=2)[0, 0, 2]
         tensor([6., 6., 9., 6., 6.])
