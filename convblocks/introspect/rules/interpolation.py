@@ -21,11 +21,20 @@ def _positions(length: int, out: int, align_corners: bool, scale: float | None) 
 
 
 def nearest_taps(length: int, out: int, scale: float | None, exact: bool) -> Tensor:
-    """One element for every output."""
-    index = torch.arange(out, dtype=torch.float64)
+    """One element for every output.
+
+    Raises:
+        NoRule: a coordinate falls on the edge between two pixels, and float32 and float64 floor it to different ones.
+    """
     step = 1 / scale if scale else length / out
-    position = (index + 0.5) * step if exact else index * step
-    return position.floor().long().clamp(max=length - 1)[:, None]
+    found: list[Tensor] = []
+    for dtype in (torch.float64, torch.float32):
+        index = torch.arange(out, dtype=dtype)
+        factor = torch.tensor(step, dtype=dtype)
+        found.append(((index + 0.5) * factor if exact else index * factor).floor().long())
+    if not torch.equal(*found):
+        raise NoRule("nearest resampling on the edge between two pixels, where rounding decides")
+    return found[0].clamp(max=length - 1)[:, None]
 
 
 def linear_taps(length: int, out: int, align_corners: bool, scale: float | None) -> Tensor:
