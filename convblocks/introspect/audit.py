@@ -35,15 +35,18 @@ class Requirements:
     """A specification; what is None is not asked for.
 
     Args:
-        min_parameters, max_parameters, min_macs, max_macs: bounds, both ends allowed.
-        min_receptive_field, max_receptive_field: bounds on the field, in pixels, of the last layer before the global
-            pooling; on the smaller axis for the least, on the larger for the most.
+        min_parameters: fewest parameters.
+        max_parameters: most parameters.
+        min_macs: fewest multiply-accumulates.
+        max_macs: most multiply-accumulates.
+        min_receptive_field: smallest field, in pixels, of the last layer before the global pooling; on the smaller axis.
+        max_receptive_field: largest field of that layer; on the larger axis.
         count_pooling: measure the field with the global pooling, as wide as the map is at this input size.
         min_coverage: least share of the field's pixels that reach the output.
         output_shape: without the batch, as `(10,)`.
-        at_least, at_most: number of layers of a kind, as `{"depthwise separable": 1, "max pool": 0}`. Kinds:
-            "convolution", "depthwise", "depthwise separable", "dilated", "strided", "max pool", "average pool",
-            "linear", "transposed".
+        at_least: fewest layers of a kind, as `{"depthwise separable": 1}`. Kinds: "convolution", "depthwise",
+            "depthwise separable", "dilated", "strided", "max pool", "average pool", "linear", "transposed".
+        at_most: most layers of a kind, as `{"max pool": 0}`.
         global_pooling: True asks for a pooling of the whole map, False for none.
         linear_after_pooling: most fully connected layers (a 1x1 convolution of one place is one) between the global
             pooling and the map to the classes: 0 asks that the pooled features map straight to them.
