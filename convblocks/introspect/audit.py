@@ -39,7 +39,7 @@ class Requirements:
         max_parameters: most parameters.
         min_macs: fewest multiply-accumulates.
         max_macs: most multiply-accumulates.
-        min_receptive_field: smallest field, in pixels, of the last layer before the global pooling; on the smaller axis.
+        min_receptive_field: smallest field, in pixels, of the last layer before global pooling; on the smaller axis.
         max_receptive_field: largest field of that layer; on the larger axis.
         count_pooling: measure the field with the global pooling, as wide as the map is at this input size.
         min_coverage: least share of the field's pixels that reach the output.
