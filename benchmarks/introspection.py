@@ -27,8 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
 from timm_oracle import build, compare  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
-from convblocks.introspect.receptive_field import receptive_field  # noqa: E402
-from convblocks.introspect.summary import summary  # noqa: E402
+from convblocks.introspect.receptive_field import receptive_field  # noqa: E402  (after the path)
+from convblocks.introspect.summary import summary  # noqa: E402  (after the path)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGEST = 6e8

@@ -76,7 +76,7 @@ class Labels:
     def _any(self) -> Tensor:
         if self._data is not None:
             return self._data
-        return self.origin.data if self.origin is not None else self.parts.items[0][0]._any()  # type: ignore[union-attr]
+        return self.origin.data if self.origin is not None else self.parts.items[0][0]._any()  # type: ignore[union-attr]  (one of the two is set)
 
     def per_part(self, function: Callable[[Labels], Labels]) -> Labels:
         """Treat every part alike; what is done must not look along the dimension of the concatenation."""

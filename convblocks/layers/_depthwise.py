@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class DepthwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with one filter a channel: the same parameters, numbers and text, on CUDA perhaps sooner."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  (as nn.Conv2d)
         # What torch.fx hands over is no tensor: a symbolic trace holds PyTorch's own convolution.
         if not isinstance(cast("object", input), Tensor) or not input.is_cuda:
             return super()._conv_forward(input, weight, bias)
@@ -25,7 +25,7 @@ class DepthwiseConv2d(nn.Conv2d):
         x, padding = self._padded(input)
         return ops.depthwise_conv2d(x, weight, bias, _two(self.stride), padding, _two(self.dilation))
 
-    def choice(self, input: Tensor) -> Choice:  # noqa: A002
+    def choice(self, input: Tensor) -> Choice:  # noqa: A002  (as in forward)
         """Tell which path an input takes, and why."""
         from convblocks import ops
 
