@@ -82,3 +82,9 @@ def is_view(func: Any) -> bool:
 def is_pointwise(func: Any) -> bool:
     """Whether element i of the result depends on element i of the (broadcast) operands alone."""
     return torch.Tag.pointwise in func.tags
+
+
+@cache
+def is_composite(func: Any) -> bool:
+    """Whether the operation is a program of other operations, such as `aten.linear` or `aten.reshape`."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))

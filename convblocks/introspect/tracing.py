@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
-from convblocks.introspect.operations import COSTED, is_inplace_view, is_view, name_of, written_arguments
+from convblocks.introspect.operations import COSTED, is_composite, is_inplace_view, is_view, name_of, written_arguments
 
 
 @dataclass(slots=True)
@@ -160,6 +160,10 @@ class _Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if is_composite(func):
+            # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         tensors = list(leaves((args, tuple(kwargs.values()))))
         if name_of(func) == "_local_scalar_dense":
             return self._scalar(func, tensors[0])

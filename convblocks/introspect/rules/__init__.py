@@ -1,5 +1,27 @@
 """What every operation does to the labels of its operands, one small rule an operation."""
 
-from convblocks.introspect.rules import interpolation, moves, pointwise, reductions, windows
+from convblocks.introspect.rules import (
+    indexing,
+    interpolation,
+    moves,
+    pads,
+    parts,
+    pointwise,
+    reductions,
+    shuffles,
+    windows,
+    writes,
+)
 
-__all__ = ["interpolation", "moves", "pointwise", "reductions", "windows"]
+__all__ = [
+    "indexing",
+    "interpolation",
+    "moves",
+    "pads",
+    "parts",
+    "pointwise",
+    "reductions",
+    "shuffles",
+    "windows",
+    "writes",
+]

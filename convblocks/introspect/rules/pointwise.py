@@ -15,43 +15,9 @@ def pointwise(call: Call) -> Result:
     return [merged] * len(call.node.outputs)
 
 
-@rule(
-    "prelu",
-    "_prelu_kernel",
-    "where",
-    "masked_fill",
-    "lerp",
-    "addcmul",
-    "addcdiv",
-    "native_dropout",
-    "dropout",
-    "rrelu",
-    "clamp",
-)
-@rule(
-    "hardtanh",
-    "leaky_relu",
-    "celu",
-    "selu",
-    "hardswish",
-    "hardsigmoid",
-    "silu",
-    "mish",
-    "relu6",
-    "softplus",
-    "gelu",
-    "elu",
-    "relu",
-)
-@rule(
-    "view_as_real_copy",
-    "threshold",
-    "hardshrink",
-    "softshrink",
-    "log_sigmoid_forward",
-    "rrelu_with_noise",
-    "alpha_dropout",
-)
+@rule("_prelu_kernel", "where", "masked_fill", "native_dropout")
+@rule("leaky_relu", "hardswish")
+@rule("log_sigmoid_forward", "rrelu_with_noise")
 def elementwise(call: Call) -> Result:
     """Not tagged pointwise in every version of torch."""
     return pointwise(call)

@@ -37,25 +37,11 @@ def _without(labels: Labels, dims: Sequence[int]) -> Labels:
     "nansum",
     "median",
 )
-@rule(
-    "norm",
-    "linalg_vector_norm",
-    "argmax",
-    "argmin",
-    "max",
-    "min",
-    "aminmax",
-    "mode",
-    "nanmedian",
-    "count_nonzero",
-    "nanmean",
-)
+@rule("norm", "linalg_vector_norm", "argmax", "argmin", "max", "min", "aminmax", "mode", "nanmedian", "count_nonzero")
 def reduction(call: Call) -> Result:
     """Every result gathers its rows."""
     labels = call.input
     outputs = call.node.outputs
-    if "other" in call.arguments:
-        return union((labels, call.of(call["other"])), len(call.out_shape()))
     if labels is None:
         return None
     dims = _dims(call)
@@ -64,18 +50,7 @@ def reduction(call: Call) -> Result:
     return [gathered if keep else _without(gathered, dims)] * len(outputs)
 
 
-@rule(
-    "_softmax",
-    "_log_softmax",
-    "_safe_softmax",
-    "softmax",
-    "log_softmax",
-    "sort",
-    "cumsum",
-    "cumprod",
-    "logcumsumexp",
-    "_cumsum",
-)
+@rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "cumsum", "cumprod", "logcumsumexp")
 def row(call: Call) -> Result:
     """Every element depends on its whole row at most; a running sum on a part of it."""
     labels = call.input
@@ -94,7 +69,7 @@ def topk(call: Call) -> Result:
     return labels and [call.reduce(labels, [call["dim"] % call.ndim])] * len(call.node.outputs)
 
 
-@rule("native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm")
+@rule("native_layer_norm")
 def layer_norm(call: Call) -> Result:
     """Every element with the statistics of its last dimensions."""
     labels = call.input
@@ -106,13 +81,13 @@ def layer_norm(call: Call) -> Result:
     return [union((labels, statistics), call.ndim), *[statistics] * (len(call.node.outputs) - 1)]
 
 
-@rule("native_group_norm", "group_norm")
+@rule("native_group_norm")
 def group_norm(call: Call) -> Result:
     """Every element with the statistics of its group of channels."""
     labels = call.input
     if labels is None:
         return None
-    groups = call["group"] if "group" in call.arguments else call["num_groups"]
+    groups = call["group"]
     channels = labels.length(1)
     statistics = call.reduce(labels, range(2, call.ndim))
     if channels > 1:
@@ -132,7 +107,7 @@ def group_norm(call: Call) -> Result:
     "cudnn_batch_norm",
     "miopen_batch_norm",
 )
-@rule("batch_norm", "_batch_norm_no_update", "_batch_norm_with_update")
+@rule("_batch_norm_no_update", "_batch_norm_with_update")
 def batch_norm(call: Call) -> Result:
     """Elementwise, but for batch statistics."""
     labels = call.input
@@ -160,11 +135,10 @@ def _channel_last(call: Call, left: Labels, origin: Reshaped) -> Labels:
     return Labels(rows.data, rows.pooled).reshaped((*origin.old[:-1], out[-1]), out)
 
 
-@rule("mm", "bmm", "matmul")
+@rule("mm", "bmm")
 def matrix_product(call: Call) -> Result:
     """Rows with columns."""
-    right = call["mat2"] if "mat2" in call.arguments else call["other"]
-    return product(call, call.input, call.of(right), len(call.out_shape()))
+    return product(call, call.input, call.of(call["mat2"]), len(call.out_shape()))
 
 
 @rule("addmm", "baddbmm")
@@ -190,25 +164,12 @@ def dot(call: Call) -> Result:
     return union(parts, 0)
 
 
-@rule("linear")
-def linear(call: Call) -> Result:
-    """Every row with the weights."""
-    if call.of(call["weight"]) is not None or call.of(call["bias"]) is not None:
-        raise NoRule("weights that depend on the input")
-    return call.input and call.reduce(call.input, [call.ndim - 1])
-
-
 @rule(
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
 )
-@rule(
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_fused_attention_overrideable",
-    "scaled_dot_product_attention",
-)
-@rule("_scaled_dot_product_attention_math")
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable")
 def attention(call: Call) -> Result:
     """Every query reads all keys and all values of its head."""
     query, key, value = (call.of(call[name]) for name in ("query", "key", "value"))

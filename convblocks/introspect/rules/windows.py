@@ -60,21 +60,14 @@ def _pool(call: Call, count: int, dilation: list[int]) -> Result:
     return labels
 
 
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+@rule("avg_pool2d", "avg_pool3d")
 def average_pool(call: Call) -> Result:
     """Every output reads a window."""
     count = int(call.node.op[-2])
     return _pool(call, count, [1] * count)
 
 
-@rule(
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-    "max_pool1d_with_indices",
-)
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices")
 def max_pool(call: Call) -> Result:
     """Every output may be any element of its window."""
     count = int(call.node.op[8])
@@ -91,10 +84,8 @@ def adaptive_taps(length: int, out: int) -> Tensor:
     return torch.where(taps < torch.tensor(ends)[:, None], taps, length)
 
 
-@rule(
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"
-)
-@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
+@rule("adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_pool(call: Call) -> Result:
     """Windows that divide the whole map."""
     labels, shape, out = call.input, call.shape, call.out_shape()

@@ -1,0 +1,41 @@
+"""Shuffles: channels to places, places to channels, channels among themselves."""
+
+from __future__ import annotations
+
+from convblocks.introspect.labels import regroup
+from convblocks.introspect.registry import Call, Result, rule
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Result:
+    """(C r r, H, W) -> (C, H r, W r)."""
+    labels, (*lead, channels, height, width), r = call.input, call.shape, call["upscale_factor"]
+    if labels is None:
+        return None
+    split_shape = (*lead, channels // r**2, r, r, height, width)
+    n = len(lead) + 1
+    data = regroup(labels.data, call.shape, split_shape).permute(*range(n + 1), n + 3, n + 1, n + 4, n + 2)
+    moved = (*lead, channels // r**2, height, r, width, r)
+    return labels.map(lambda _: regroup(data, moved, call.out_shape()))
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Result:
+    """(C, H r, W r) -> (C r r, H, W)."""
+    labels, (*lead, channels, height, width), r = call.input, call.shape, call["downscale_factor"]
+    if labels is None:
+        return None
+    split_shape = (*lead, channels, height // r, r, width // r, r)
+    n = len(lead) + 1
+    data = regroup(labels.data, call.shape, split_shape).permute(*range(n + 1), n + 2, n + 4, n + 1, n + 3)
+    moved = (*lead, channels, r, r, height // r, width // r)
+    return labels.map(lambda _: regroup(data, moved, call.out_shape()))
+
+
+@rule("channel_shuffle")
+def channel_shuffle(call: Call) -> Result:
+    """Channels (g, n) become (n, g)."""
+    labels, groups = call.input, call["groups"]
+    if labels is None or labels.length(1) == 1:
+        return labels
+    return labels.map(lambda data: data.unflatten(2, (groups, -1)).transpose(2, 3).flatten(2, 3))

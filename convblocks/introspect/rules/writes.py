@@ -1,0 +1,80 @@
+"""Writes into tensors and into views of them."""
+
+from __future__ import annotations
+
+import torch
+
+from convblocks.introspect.aliasing import Step
+from convblocks.introspect.labels import NOTHING, Labels, compress, nothing_like, regroup
+from convblocks.introspect.operations import bind, name_of
+from convblocks.introspect.registry import Call, NoRule, Result, rule
+from convblocks.introspect.rules.parts import slice_of
+
+
+@rule("copy")
+def copy(call: Call) -> Result:
+    """The target takes what the source depends on."""
+    source = call.of(call["src"])
+    return source and source.with_ndim(len(call.out_shape()))
+
+
+@rule("scatter_into_view")
+def scatter_into_view(call: Call) -> Result:
+    """One view of the base has been overwritten."""
+    base_ref, piece_ref = call.node.args
+    base, piece = call.of(base_ref), call.of(piece_ref)
+    step: Step = call.node.func.step
+    op, shape = name_of(step.func), call.shape
+    arguments = bind(step.func, step.args, step.kwargs)
+    if base is None and piece is None:
+        return None
+    some = base if base is not None else piece
+    assert some is not None
+    blank = Labels(some.data.new_full((some.data.shape[0], *[1] * len(shape)), NOTHING), some.pooled)
+    base = base if base is not None else blank
+    if op in ("slice", "select", "split", "split_with_sizes", "chunk", "unbind"):
+        dim = arguments["dim"] % len(shape)
+        piece_shape = call.shape_of(piece_ref)
+        if op == "slice":
+            place = range(shape[dim])[slice_of(arguments, shape[dim])]
+        elif op == "select":
+            place = range(arguments["index"] % shape[dim], arguments["index"] % shape[dim] + 1)
+        elif op == "unbind":
+            place = range(step.output, step.output + 1)
+        else:
+            start = sum(earlier[dim] for earlier in step.shapes[: step.output])
+            place = range(start, start + piece_shape[dim])
+        if piece is not None and op in ("select", "unbind"):
+            piece = piece.map(lambda data: data.unsqueeze(dim + 1))
+        return _overwrite(base, piece if piece is not None else blank, dim, shape[dim], place)
+    if piece is None:
+        return blank
+    if op in ("alias", "detach"):
+        return piece
+    if op in ("view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"):
+        return piece.map(lambda data: regroup(data, call.shape_of(piece_ref), shape))
+    if op in ("transpose", "t"):
+        first, second = (0, 1) if op == "t" else (arguments["dim0"] % len(shape), arguments["dim1"] % len(shape))
+        return piece.map(lambda data: data.transpose(first + 1, second + 1))
+    if op == "permute":
+        order = [dim % len(shape) for dim in arguments["dims"]]
+        return piece.map(lambda data: data.permute(0, *(order.index(dim) + 1 for dim in range(len(shape)))))
+    raise NoRule(f"a write into a view made by aten.{op}")
+
+
+def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range) -> Labels:
+    """`base` with the positions `place` of one dimension replaced by `piece`."""
+    if base.pooled != piece.pooled:
+        # The one that is pooled is a gate beside the other.
+        base, piece = (base.map(nothing_like), piece) if base.pooled else (base, piece.map(nothing_like))
+    shape = list(
+        torch.broadcast_shapes(
+            [1 if d == dim + 1 else n for d, n in enumerate(base.data.shape)],
+            [1 if d == dim + 1 else n for d, n in enumerate(piece.data.shape)],
+        )
+    )
+    shape[dim + 1] = length
+    data = base.data.expand(shape).clone()
+    region = (slice(None),) * (dim + 1) + (slice(place.start, place.stop, place.step),)
+    data[region] = piece.data
+    return Labels(compress(data, [dim]), base.pooled and piece.pooled)
