@@ -1,10 +1,14 @@
-"""How everything here is timed: medians with quantiles; calls from Python, single ones with a cold L2, CUDA graphs."""
+"""How everything here is timed: medians with quantiles; calls from Python, single ones with a cold L2, CUDA graphs.
+
+Beside it the machine: what a copy and a matrix product reach in the same run, and what else a figure depends on.
+"""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +33,8 @@ def measure(call: Callable[[], Any], device: str, milliseconds: float) -> Timing
         # do_bench's annotations are narrower than what it takes and gives.
         bench: Any = do_bench
         return Timing(*(1e3 * t for t in bench(call, milliseconds / 4, milliseconds, quantiles=[0.5, 0.2, 0.8])))
+    # What the first calls allocate, choose or compile is no part of a call.
+    call()
     call()
     times: list[float] = []
     until = time.perf_counter() + milliseconds / 1e3
@@ -82,10 +88,29 @@ def copy_bandwidth(device: str, milliseconds: float) -> float:
     return 2 * source.nbytes / (1e-6 * measure(lambda: target.copy_(source), device, milliseconds).median)
 
 
+def product_rate(device: str, dtype: torch.dtype, milliseconds: float) -> float:
+    """Return the floating-point operations a second of a large matrix product."""
+    n = 8192 if device == "cuda" else 768
+    one, other = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / (1e-6 * measure(lambda: one @ other, device, milliseconds).median)
+
+
+def peak_memory(call: Callable[[], Any], device: str) -> int | None:
+    """Return the most bytes that one call holds at a time beyond what was held before it; None on the CPU."""
+    if device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def environment(device: str) -> dict[str, Any]:
     """Return what a figure depends on besides the code."""
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
@@ -100,3 +125,15 @@ def environment(device: str) -> dict[str, Any]:
             "triton": triton.__version__,
         }
     return found
+
+
+def cpu_name() -> str:
+    """Return the model that Linux names, with the instructions that decide the speed of bfloat16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    has = set(named.get("flags", "").split())
+    fast = [words for flag, words in (("avx512_bf16", "AVX512_BF16"), ("amx_bf16", "AMX")) if flag in has]
+    return " ".join([named.get("model name") or platform.processor() or platform.machine(), *fast])
