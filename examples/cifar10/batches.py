@@ -2,88 +2,121 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Protocol
 
 import augment
 import cv2
+import mixing
 import numpy as np
+import pipelines
 import torch
+from mixing import Mix
+from order import Order, alternating_flips
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data import Channels, ImageSet
 
 
-class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Shuffled, augmented batches.
+class Batches(Protocol):
+    """Where training batches come from."""
 
-    An epoch drops the images that do not fill a batch (others each time); fewer images than a batch are one batch.
+    order: Order
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Batch ``(epoch, index)``: images and labels."""
+        ...
+
+    def stream(self, epochs: int, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches from ``(epoch, index)`` to the last epoch's last."""
+        ...
+
+
+class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Shuffled batches that albumentations augments.
 
     Args:
         images: What is trained on.
-        batch_size: Images a batch.
-        seed: Seed of order and augmentation.
+        order: How it is cut into batches.
         pipeline: Name of the augmentation.
         mean: The data's mean, which fills holes.
         mirrored: False leaves out flips.
+        flip: One of ``recipes.FLIPS``.
+        mix: Mixup and CutMix.
+        classes: Number of classes.
+        workers: Processes that make the batches; 0 makes every batch in this one.
+        pin: True where the batches go to a GPU.
 
     Shape:
-        - Item ``(epoch, index)``: images ``(B, 32, 32, 3)`` uint8, labels ``(B,)`` int64.
+        - Item ``(epoch, index)``: images ``(B, 32, 32, 3)`` uint8; labels ``(B,)`` int64, or ``(B, classes)`` float32
+          where images are mixed.
     """
 
     def __init__(
-        self, images: ImageSet, batch_size: int, seed: int, pipeline: str, mean: Channels, mirrored: bool = True
+        self,
+        images: ImageSet,
+        order: Order,
+        pipeline: str,
+        mean: Channels,
+        mirrored: bool = True,
+        *,
+        flip: str = "random",
+        mix: Mix | None = None,
+        classes: int = 10,
+        workers: int = 0,
+        pin: bool = False,
     ) -> None:
+        self.workers = workers
+        self.pin = pin
         self.images = images
-        self.batch_size = min(batch_size, len(images))
-        self.seed = seed
-        self.pipeline = augment.build(pipeline, mean, mirrored)
-        self._order: tuple[int, np.ndarray] | None = None
+        self.order = order
+        mirrored = mirrored and pipelines.choose(pipeline).flip
+        self.alternating = mirrored and flip == "alternating"
+        self.pipeline = augment.build(pipeline, mean, mirrored and not self.alternating)
+        self.mix = mix or Mix()
+        self.classes = classes
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch, kept until another epoch is asked for."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        return self._order[1]
+        return len(self.order)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
-        rows = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        augment.reseed(self.pipeline, self.seed, epoch, index)
-        images = np.stack([self.pipeline(image=image)["image"] for image in self.images.images[rows]])
-        return torch.from_numpy(images), torch.from_numpy(self.images.labels[rows])
+        order = self.order
+        rows = order.epoch(epoch)[index]
+        # The first of several processes draws what a single one does.
+        stream = (order.seed, epoch, index, *([order.rank] if order.rank else []))
+        augment.reseed(self.pipeline, *stream)
+        chosen = self.images.images[rows]
+        if self.alternating:
+            mirrored = alternating_flips(order.seed, epoch, order.count)[rows]
+            chosen = np.where(mirrored[:, None, None, None], chosen[:, :, ::-1], chosen)
+        images = torch.from_numpy(np.stack([self.pipeline(image=image)["image"] for image in chosen]))
+        labels = torch.from_numpy(self.images.labels[rows])
+        if not self.mix:
+            return images, labels
+        rng = np.random.default_rng(np.random.SeedSequence(stream, spawn_key=(1,)))
+        return mixing.apply(images, labels, self.classes, mixing.draw(self.mix, epoch, len(rows), rng))
 
-
-def stream(
-    batches: TrainBatches, epochs: int, *, start: tuple[int, int] = (0, 0), workers: int = 0, pin_memory: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches from ``start`` to the last epoch's last, made ahead by worker processes that live as long.
-
-    Args:
-        batches: The batches.
-        epochs: Epochs of the whole run.
-        start: Epoch and index of the first batch.
-        workers: Processes; 0 makes every batch in this one.
-        pin_memory: True where the batches go to a GPU.
-    """
-    first, skip = start
-    keys = (
-        (epoch, index) for epoch in range(first, epochs) for index in range(skip if epoch == first else 0, len(batches))
-    )
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_parent,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin_memory,
-        # Its own generator: making an iterator must not draw from the stream that dropout uses.
-        generator=torch.Generator().manual_seed(0),
-    )
-    return iter(loader)
+    def stream(self, epochs: int, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches from ``(epoch, index)`` to the last epoch's last, made ahead by workers that live as long."""
+        first, skip = start
+        keys = ((epoch, at) for epoch in range(first, epochs) for at in range(skip if epoch == first else 0, len(self)))
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=keys,
+            num_workers=self.workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            prefetch_factor=4 if self.workers else None,
+            pin_memory=self.pin,
+            # Its own generator: making an iterator must not draw from the stream that dropout uses.
+            generator=torch.Generator().manual_seed(0),
+        )
+        return iter(loader)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -147,8 +147,10 @@ class Run:
         self.schedule.after_step()
         if self.average is not None:
             done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-            self.average.update(self.model, step=done)
-        correct = (logits.detach().argmax(1) == labels).sum()
+            self.average.update(done)
+        # Of a mixed image the class that it has most of.
+        truth = labels if labels.ndim == 1 else labels.argmax(1)
+        correct = (logits.detach().argmax(1) == truth).sum()
         return torch.stack([loss.detach() * len(labels), correct]).double()
 
     def _require_finite(self, loss_sum: float) -> None:

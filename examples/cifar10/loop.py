@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plots
 import torch
-from batches import TrainBatches, stream
+from batches import Batches
 from engine import Row, Run
 from interrupt import EXIT_STATUS, Interrupted, StopRequest
 from rundir import AUGMENTED, BEST, CONFIG, CURVES, LAST, METRICS, RunDir
@@ -38,7 +38,7 @@ class Loop:
         self.config = config
         self._drawn = time.monotonic()
 
-    def start(self, classes: Sequence[str], batches: TrainBatches, *, resumed: bool) -> None:
+    def start(self, classes: Sequence[str], batches: Batches, *, resumed: bool) -> None:
         """Write and print what is known before the first step.
 
         Raises:
@@ -62,7 +62,7 @@ class Loop:
             at = ", already finished"
         print(f"results   {self.folder.path}{at}", flush=True)
 
-    def go(self, batches: TrainBatches, val: ImageSet, test: ImageSet, workers: int) -> int:
+    def go(self, batches: Batches, val: ImageSet, test: ImageSet) -> int:
         """Train to the last epoch, or until a signal asks to stop.
 
         Returns:
@@ -74,7 +74,7 @@ class Loop:
         run, epochs = self.run, self.run.recipe.epochs
         with StopRequest() as stop:
             start = run.progress.epoch, run.progress.step
-            source = stream(batches, epochs, start=start, workers=workers, pin_memory=run.device.name == "cuda")
+            source = batches.stream(epochs, start)
             try:
                 while run.progress.epoch < epochs:
                     run.train_epoch(source, stop, bar=sys.stderr.isatty())
@@ -128,11 +128,11 @@ class Loop:
         self._drawn = time.monotonic()
 
 
-def _first_images(batches: TrainBatches) -> tuple[np.ndarray, np.ndarray]:
-    count = min(len(batches), -(-GRID // batches.batch_size))
+def _first_images(batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+    count = min(len(batches), -(-GRID // batches.order.part))
     first = [batches[0, index] for index in range(count)]
-    images, labels = (torch.cat(part)[:GRID].numpy() for part in zip(*first, strict=True))
-    return images, labels
+    images, labels = (torch.cat(part)[:GRID].cpu() for part in zip(*first, strict=True))
+    return images.numpy(), (labels if labels.ndim == 1 else labels.argmax(1)).numpy()
 
 
 def _metrics(config: dict[str, Any], history: Sequence[Row], best: Row) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _announcement(config: dict[str, Any]) -> str:
         f"evaluated are the {config['evaluated_weights']} weights\n"
         f"recipe    {recipe['name']}: {recipe['epochs']} epochs of {config['steps_per_epoch']} steps, "
         f"{recipe['optimizer']}, lr {recipe['lr']:g}, {recipe['schedule']}, batch {recipe['batch_size']}, "
-        f"augmentation {recipe['augment']}{flips}\n"
+        f"augmentation {recipe['augment']}{flips} by {recipe['augment_with']}\n"
         f"computer  {hardware.get('gpu', hardware['cpu'])}, {config['precision']}, {config['memory_format']}, "
         f"{hardware['threads']} threads, {config['workers']} workers"
     )

@@ -1,11 +1,12 @@
 """A recipe's optimizer, learning-rate schedule and weight averaging."""
 
+import copy
 import math
 from dataclasses import dataclass
 
+import torch
 from recipes import Recipe
 from timm.optim import param_groups_weight_decay
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
@@ -61,8 +62,37 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) ->
     raise ValueError(f"schedule {recipe.schedule!r} is none of 'one-cycle', 'step', 'plateau', 'constant'")
 
 
-def make_average(recipe: Recipe, model: nn.Module) -> ModelEmaV3 | None:
-    """The averaged weights, or None; they reach back a tenth of the steps made, and 1/(1 - decay) steps at most."""
-    if not recipe.ema_decay:
-        return None
-    return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True, warmup_gamma=10.0, warmup_power=1.0)
+class Average:
+    """An exponential moving average of a network's weights and statistics.
+
+    It reaches back a tenth of the steps made, and 1/(1 - decay) steps at most.
+
+    Args:
+        model: The network.
+        decay: What is left of the average after a step, in the long run.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        # Gathered once: a state_dict at every step takes longer than a small network's step on a GPU.
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averages, self._values = [average for average, _ in floats], [value for _, value in floats]
+        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def decay_at(self, step: int) -> float:
+        """What is left of the average after a step, counted from 0."""
+        return min(self.decay, 1 - 10 / (10 + max(0, step - 1)))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the network after a step, counted from 0."""
+        torch._foreach_lerp_(self._averages, self._values, 1 - self.decay_at(step))
+        for average, value in self._others:
+            average.copy_(value)
+
+
+def make_average(recipe: Recipe, model: nn.Module) -> Average | None:
+    """The averaged weights, or None."""
+    return Average(model, recipe.ema_decay) if recipe.ema_decay else None

@@ -24,7 +24,13 @@ class Recipe:
         patience: Epochs without a better validation loss before a drop, for ``"plateau"``.
         batch_size: Images a step.
         epochs: Passes over the training images.
-        augment: A pipeline of augment.py.
+        augment: A pipeline of pipelines.py.
+        augment_with: ``"albumentations"``, in processes of the CPU, or ``"torch"``, on the device that trains.
+        flip: ``"random"``, or ``"alternating"``: each image by turns as it is and mirrored.
+        mixup: Both parameters of the Beta distribution of mixup; 0 is none.
+        cutmix: The same of CutMix.
+        mix_share: Share of the images that are mixed.
+        mix_rising: The share rises from 0 over the whole run.
         dropout: None keeps the network's own.
         ema_decay: Decay of the averaged weights, which are then the ones evaluated; 0 evaluates the trained ones.
         label_smoothing: Of the cross entropy, in training.
@@ -45,6 +51,12 @@ class Recipe:
     batch_size: int = 128
     epochs: int = 50
     augment: str = "published"
+    augment_with: str = "albumentations"
+    flip: str = "random"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_share: float = 1.0
+    mix_rising: bool = False
     dropout: float | None = None
     ema_decay: float = 0.0
     label_smoothing: float = 0.0
@@ -52,6 +64,8 @@ class Recipe:
 
 
 NAMES = ("modern", "published")
+BACKENDS = ("albumentations", "torch")
+FLIPS = ("random", "alternating")
 
 MODERN = Recipe(
     "modern",
@@ -60,14 +74,16 @@ MODERN = Recipe(
     weight_decay=5e-4,
     schedule="one-cycle",
     warmup=0.2,
-    epochs=60,
-    augment="gentle",
+    epochs=100,
+    augment="cutout",
+    augment_with="torch",
+    flip="alternating",
     dropout=0.0,
     ema_decay=0.999,
     source="ours",
 )
 
-MODERN_DIGITS = replace(MODERN, name="modern (digits)", batch_size=64, epochs=20)
+MODERN_DIGITS = replace(MODERN, name="modern (digits)", batch_size=64, epochs=20, augment="gentle")
 """The modern recipe for a set thirty times smaller: smaller steps, fewer of them."""
 
 PUBLISHED = {

@@ -27,7 +27,7 @@ HEAD = (
 
 
 def runs(results: Path) -> list[dict[str, Any]]:
-    """The metrics of every run in the folder; each must be of a finished one."""
+    """The metrics of every run in the folder, with its recipe in full; each must be of a finished run."""
     found = []
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def runs(results: Path) -> list[dict[str, Any]]:
             continue
         if not content["metrics"]["finished"]:
             raise ValueError(f"{path.name} is of a run that has not finished")
-        found.append(content["metrics"])
+        found.append(content["metrics"] | {"settings": content["config"]["recipe"]})
     return found
 
 
@@ -61,7 +61,9 @@ def _alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Runs that differ in nothing but the seed, together."""
     groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for run in found:
-        groups[run["recipe"], run["epochs"], run["dataset"], run["precision"], _hardware(run)].append(run)
+        # A recipe's name is not enough: what it stands for may have changed, or the command line have changed it.
+        settings = tuple(sorted(run["settings"].items()))
+        groups[settings, run["dataset"], run["precision"], _hardware(run)].append(run)
     return list(groups.values())
 
 
@@ -73,7 +75,8 @@ def _outcome(group: list[dict[str, Any]]) -> list[str]:
     return [
         f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
         first["dataset"],
-        f"{first['recipe']}, {first['epochs']} epochs" + (f", {len(group)} seeds" if len(group) > 1 else ""),
+        f"{first['recipe']} ({first['settings']['augment']}), {first['epochs']} epochs"
+        + (f", {len(group)} seeds" if len(group) > 1 else ""),
         f"{_hardware(first)}, {first['precision']}, {minutes:.0f} min",
     ]
 

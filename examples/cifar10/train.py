@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pipelines
 import recipes
 from errors import RunError, UsageError
 
@@ -44,6 +45,13 @@ def _real(low_allowed: bool, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def _share(text: str) -> float:
+    value = _real(True, math.inf)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +96,18 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("--lr", type=_real(False, math.inf), metavar="X", help="(peak) learning rate")
     change.add_argument("--weight-decay", type=_real(True, math.inf), metavar="X", help="of all but norms and biases")
     change.add_argument("--label-smoothing", type=_real(True, 1), metavar="X", help="of the cross entropy")
-    change.add_argument("--augment", choices=("gentle", "published", "late", "none"), help="augmentation pipeline")
+    change.add_argument("--augment", choices=pipelines.NAMES, help="augmentation pipeline")
+    change.add_argument(
+        "--augment-with", choices=recipes.BACKENDS, help="in processes of the CPU, or on the device that trains"
+    )
+    change.add_argument("--flip", choices=recipes.FLIPS, help="alternating: each image by turns as it is and mirrored")
+    change.add_argument("--mixup", type=_real(True, math.inf), metavar="X", help="parameters of its Beta; 0 is none")
+    change.add_argument("--cutmix", type=_real(True, math.inf), metavar="X", help="parameters of its Beta; 0 is none")
+    change.add_argument("--mix-share", type=_share, metavar="X", help="share of the images that are mixed")
+    change.add_argument("--mix-rising", action="store_true", default=None, help="that share rises from 0 over the run")
+    change.add_argument(
+        "--ema-decay", type=_real(True, 1), metavar="X", help="of the averaged weights; 0 averages none"
+    )
     how = made.add_argument_group("how it is computed")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one")
     how.add_argument(

@@ -16,17 +16,24 @@ import numpy as np
 import recipes
 import sources
 import torch
-from batches import TrainBatches
+from batches import Batches, TrainBatches
 from checkpoint import require_same
 from engine import Device, Run
 from errors import UsageError
 from loop import Loop
+from mixing import Mix
+from order import Order
 from recipes import Recipe
+from resident import ResidentBatches
 from rundir import LAST, RunDir
 
 from data import channel_statistics, split
 
-CHANGES = ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "augment")
+CHANGES = (
+    *("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "augment", "augment_with", "flip"),
+    *("mixup", "cutmix", "mix_share", "mix_rising", "ema_decay"),
+)
+"""Options that change the recipe."""
 
 
 def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
@@ -46,14 +53,22 @@ def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     models.require_known(arguments.model)
     folder = RunDir(_folder(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
     device = _device(arguments)
-    workers = _workers(arguments.workers)
     dataset, warning = sources.load(arguments.dataset, arguments.data_dir)
     if warning:
         print(f"train.py: {warning}", file=sys.stderr, flush=True)
     recipe = _recipe(arguments, digits=dataset.name == sources.DIGITS)
     train_set, val_set = split(dataset.train, arguments.seed)
     mean, std = channel_statistics(train_set.images)
-    batches = TrainBatches(train_set, recipe.batch_size, arguments.seed, recipe.augment, mean, dataset.mirrored)
+    order = Order(len(train_set), recipe.batch_size, arguments.seed)
+    mix = Mix(recipe.mixup, recipe.cutmix, recipe.mix_share, recipe.epochs if recipe.mix_rising else 0)
+    options: dict[str, Any] = {"flip": recipe.flip, "mix": mix, "classes": len(dataset.classes)}
+    common = train_set, order, recipe.augment, mean, dataset.mirrored
+    if recipe.augment_with == "torch":
+        batches: Batches = ResidentBatches(*common, **options, device=device.name)
+        workers = 0
+    else:
+        batches = TrainBatches(*common, **options, workers=_workers(arguments.workers), pin=device.name == "cuda")
+        workers = batches.workers
 
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
@@ -101,7 +116,7 @@ def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         run.load_state(state)
     loop = Loop(run, folder, identity, config)
     loop.start(dataset.classes, batches, resumed=arguments.resume)
-    return loop.go(batches, val_set, dataset.test, workers)
+    return loop.go(batches, val_set, dataset.test)
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

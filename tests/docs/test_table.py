@@ -1,7 +1,9 @@
 """README's table says what the committed results say, and those say what the networks are."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import describe
@@ -26,7 +28,7 @@ def test_committed_facts_and_published_figures_are_of_the_five_networks() -> Non
     assert list(committed) == list(networks.NETWORKS) == list(table.PUBLISHED)
 
 
-def run(**changes: Any) -> dict[str, Any]:
+def run(settings: Mapping[str, object] = MappingProxyType({}), **changes: Any) -> dict[str, Any]:
     metrics = {
         "model": "net4",
         "recipe": "modern",
@@ -39,7 +41,7 @@ def run(**changes: Any) -> dict[str, Any]:
         "wall_time_s": 120,
         "hardware": {"cpu": "Some CPU", "threads": 2},
     }
-    return {"config": {}, "metrics": metrics | changes}
+    return {"config": {"recipe": {"augment": "cutout", **settings}}, "metrics": metrics | changes}
 
 
 @pytest.fixture
@@ -59,16 +61,21 @@ def test_a_network_without_a_run_says_so(results: Path) -> None:
 def test_a_run_is_shown_with_data_recipe_and_hardware(results: Path) -> None:
     (results / "a.json").write_text(json.dumps(run()))
     (row,) = rows(results, "net4")
-    assert "| 80.00 (81.00) | CIFAR-10, JPEG copy | modern, 3 epochs | Some CPU, 2 threads, fp32, 2 min |" in row
+    assert (
+        "| 80.00 (81.00) | CIFAR-10, JPEG copy | modern (cutout), 3 epochs | Some CPU, 2 threads, fp32, 2 min |" in row
+    )
 
 
 def test_seeds_are_averaged_and_other_differences_are_not(results: Path) -> None:
     (results / "a.json").write_text(json.dumps(run()))
     (results / "b.json").write_text(json.dumps(run(last_epoch={"test_acc": 82.0})))
     (results / "c.json").write_text(json.dumps(run(dataset="CIFAR-10")))
-    both, other = rows(results, "net4")
-    assert "| 81.00 ± 1.41 (81.00 ± 0.00) | CIFAR-10, JPEG copy | modern, 3 epochs, 2 seeds |" in both
+    # The same name of a recipe, for another one.
+    (results / "d.json").write_text(json.dumps(run({"augment": "gentle"}, last_epoch={"test_acc": 70.0})))
+    both, other, changed = rows(results, "net4")
+    assert "| 81.00 ± 1.41 (81.00 ± 0.00) | CIFAR-10, JPEG copy | modern (cutout), 3 epochs, 2 seeds |" in both
     assert "| 80.00 (81.00) | CIFAR-10 |" in other
+    assert "| 70.00 (81.00) | CIFAR-10, JPEG copy | modern (gentle), 3 epochs |" in changed
 
 
 def test_a_run_on_the_fallback_data_is_no_result_on_cifar10(results: Path) -> None:

@@ -4,6 +4,7 @@ import random
 import albumentations as A
 import augment
 import numpy as np
+import pipelines
 import pytest
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -21,6 +22,8 @@ def outcomes(name: str, image: np.ndarray, mirrored: bool = True, count: int = T
     ("name", "steps"),
     [
         ("gentle", ["HorizontalFlip", "Pad", "RandomCrop"]),
+        ("cutout", ["HorizontalFlip", "Pad", "RandomCrop", "CoarseDropout"]),
+        ("varied", ["HorizontalFlip", "Affine", "Pad", "RandomCrop", "CoarseDropout"]),
         ("published", ["HorizontalFlip", "Affine", "CoarseDropout"]),
         ("late", ["HorizontalFlip", "Affine", "CoarseDropout", "ToGray"]),
         ("none", []),
@@ -131,11 +134,11 @@ def test_argument_that_albumentations_would_ignore_is_an_error(monkeypatch: pyte
 
 
 def test_unknown_name_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'heavy' is none of gentle, published, late, none"):
+    with pytest.raises(ValueError, match="'heavy' is none of gentle, cutout, varied, published, late, none"):
         augment.build("heavy", MEAN)
 
 
-@pytest.mark.parametrize("name", augment.NAMES)
+@pytest.mark.parametrize("name", pipelines.NAMES)
 def test_pipelines_can_be_sent_to_a_worker_process(name: str) -> None:
     copy = pickle.loads(pickle.dumps(augment.build(name, MEAN)))
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

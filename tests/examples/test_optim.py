@@ -74,7 +74,7 @@ def test_average_follows_quickly_at_first_and_slowly_later() -> None:
     shares = []
     for step in (0, 10, 10**6):
         nn.init.zeros_(average.module.weight)
-        average.update(model, step=step)
+        average.update(step)
         shares.append(average.module.weight.item())
     assert shares == pytest.approx([1.0, 10 / 20, 0.001], rel=0.2)
 
@@ -88,7 +88,7 @@ def test_average_takes_in_the_statistics_of_batch_norm() -> None:
     average = make_average(MODERN, model)
     assert average is not None
     model(torch.randn(64, 2) + 5)
-    average.update(model, step=10**6)
+    average.update(10**6)
     assert average.module.get_buffer("running_mean") == pytest.approx(
         0.001 * model.get_buffer("running_mean"), rel=1e-3
     )

@@ -1,5 +1,5 @@
-import augment
 import networks
+import pipelines
 import pytest
 import recipes
 from errors import UsageError
@@ -22,6 +22,7 @@ def test_published_recipes(
     assert (recipe.batch_size, recipe.epochs, recipe.augment) == (batch_size, epochs, pipeline)
     assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.ema_decay) == ("sgd", 0.9, 0, 0)
     assert recipe.dropout is None
+    assert (recipe.augment_with, recipe.flip, recipe.mixup, recipe.cutmix) == ("albumentations", "random", 0, 0)
     if lr is None:
         assert "unpublished, ours" in recipe.source
     else:
@@ -34,9 +35,9 @@ def test_every_network_has_a_published_recipe() -> None:
 
 def test_modern_recipe_has_no_dropout_and_averages_weights() -> None:
     recipe = recipes.choose("modern", "resnet10t")
-    assert (recipe.dropout, recipe.augment, recipe.schedule) == (0.0, "gentle", "one-cycle")
+    assert (recipe.dropout, recipe.augment, recipe.schedule) == (0.0, "cutout", "one-cycle")
     assert recipe.ema_decay > 0
-    assert recipe.augment in augment.NAMES
+    assert recipe.augment in pipelines.NAMES
 
 
 def test_digits_have_a_recipe_of_their_own_name() -> None:

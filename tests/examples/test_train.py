@@ -133,7 +133,7 @@ def test_best_weights_give_the_accuracy_that_is_written(train: Train, shared_tre
 
 
 def test_training_learns(train: Train, tmp_path: Path) -> None:
-    assert train(epochs=8) == 0
+    assert train("--augment", "gentle", epochs=10) == 0
     assert read(tmp_path / "run" / "metrics.json")["last_epoch"]["test_acc"] >= 90
 
 
@@ -141,7 +141,8 @@ def test_training_learns(train: Train, tmp_path: Path) -> None:
     ("model", "words", "workers", "step"),
     [
         ("twelve_layer", (), 0, 5),
-        ("twelve_layer", (), 1, 6),
+        ("twelve_layer", ("--augment-with", "albumentations"), 1, 6),
+        ("twelve_layer", ("--mixup", "0.4", "--cutmix", "1", "--mix-rising"), 0, 5),
         ("net4", ("--recipe", "published"), 0, 4),
         ("era_s9", ("--recipe", "published", "--seed", "3"), 0, 7),
     ],
@@ -194,8 +195,9 @@ def test_interrupt_between_evaluation_and_the_next_epoch_loses_nothing(
 
 
 def test_results_do_not_depend_on_the_number_of_workers(train: Train, tmp_path: Path) -> None:
-    assert train(name="none", epochs=2) == 0
-    assert train(name="two", epochs=2, workers=2) == 0
+    words = ("--augment-with", "albumentations")
+    assert train(*words, name="none", epochs=2) == 0
+    assert train(*words, name="two", epochs=2, workers=2) == 0
     assert_same_run(tmp_path / "none", tmp_path / "two")
 
 
