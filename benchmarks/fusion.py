@@ -1,14 +1,16 @@
 """How many batch norms `convblocks.deploy.fuse` folds in timm's convolutional networks, and how far the output moves.
 
-`python -m benchmarks.fusion` writes benchmarks/results/fusion.json. A norm counts as foldable where a convolution
-stands right before it, or where it stands before one that pads no zeros: others have no weights to go into. `fused_*`
-is how far the output moves; `rounding_float32` is how far the original's own float32 output is from its float64 one,
-which tells a network that amplifies rounding from a fold that is wrong.
+`python -m benchmarks.fusion` writes benchmarks/results/fusion.json; `--table` prints it as docs/pages/deploy.md shows
+it. The share is of all norms, whether there is a layer that one could go into or not; `kept` says of the others why
+they stay. `fused_*` is how far the output moves; `rounding_float32` is how far the original's own float32 output is
+from its float64 one, which tells a network that amplifies rounding from a fold that is wrong.
 """
 
 import argparse
 import json
 import platform
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from convblocks.deploy import FusionReport, fuse
+from convblocks.deploy import fuse
 
 RESULTS = Path(__file__).parent / "results" / "fusion.json"
 INPUT_SIZE = (3, 96, 96)
@@ -32,8 +34,6 @@ NETWORKS = (
     *("repvgg_a0", "cspdarknet53", "darknet53", "vovnet39a", "ese_vovnet19b_dw", "selecsls42", "res2net50_26w_4s"),
     *("skresnet18", "hgnet_tiny", "repghostnet_050"),
 )
-# Reasons that name a lack of weights, and not something that fuse leaves alone although it could be folded.
-NOWHERE = ("no convolution before it", "is not used in the forward pass")
 
 
 def shaken(model: nn.Module) -> nn.Module:
@@ -49,12 +49,6 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def foldable(report: FusionReport) -> int:
-    nowhere = [why for why in report.kept.values() if why.startswith(NOWHERE) and "pads zeros" not in why]
-    padded = [why for why in report.kept.values() if "pads zeros" in why]
-    return report.norms - len(nowhere) - len(padded)
-
-
 def measure(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = shaken(timm.create_model(name))
@@ -68,8 +62,8 @@ def measure(name: str) -> dict[str, Any]:
             outputs[str(dtype)] = expected = model(x)
             row[f"fused_{str(dtype).removeprefix('torch.')}"] = distance(fused(x), expected)
     row["rounding_float32"] = distance(outputs["torch.float32"], outputs["torch.float64"])
-    row |= {"norms": report.norms, "foldable": foldable(report), "folded": report.folded, "merged": len(report.merged)}
-    return row
+    kept = Counter(re.sub(r"\d+ operations", "several operations", reason) for reason in report.kept.values())
+    return row | {"norms": report.norms, "folded": report.folded, "merged": len(report.merged), "kept": dict(kept)}
 
 
 def distance(output: Tensor, expected: Tensor) -> float:
@@ -77,17 +71,33 @@ def distance(output: Tensor, expected: Tensor) -> float:
     return float((output - expected).abs().max() / expected.abs().max())
 
 
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        "| network | norms | folded | convolutions merged | output moves, float32 | float64 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in (*result["networks"], {"network": "**all**", **result["totals"]}):
+        moves = [f"{row[key]:.0e}" if key in row else "" for key in ("fused_float32", "fused_float64")]
+        cells = (row["network"], f"{row['norms']:,}", f"{row['folded']:,}", str(row["merged"]), *moves)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NAME", help="names of timm's")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--table", action="store_true", help="print the table of the committed results, and stop")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table(json.loads(options.output.read_text())))
+        return
     rows = []
     for name in options.networks:
         rows.append(measure(name))
         print(json.dumps(rows[-1]), flush=True)
-    totals: dict[str, float] = {key: sum(row[key] for row in rows) for key in ("norms", "foldable", "folded", "merged")}
-    totals["share_of_foldable"] = totals["folded"] / max(1, totals["foldable"])
+    totals: dict[str, float] = {key: sum(row[key] for row in rows) for key in ("norms", "folded", "merged")}
+    totals["share"] = totals["folded"] / totals["norms"]
     result = {
         "command": "python -m benchmarks.fusion",
         "input_size": INPUT_SIZE,

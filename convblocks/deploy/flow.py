@@ -15,7 +15,9 @@ from convblocks.introspect.operations import bind
 from convblocks.introspect.tracing import Node, trace
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 CONVOLUTIONS = ("convolution", "_convolution")
+LINEAR = ("addmm", "mm", "linear")
 
 
 class Flow:
@@ -44,7 +46,7 @@ class Flow:
         self._readers: defaultdict[int, list[Node]] = defaultdict(list)
         self._makers: dict[int, Node] = {}
         for node in graph.nodes:
-            for value in {ref.value for ref in _refs((node.args, tuple(node.kwargs.values())))}:
+            for value in set(self.refs(node)):
                 self._readers[value].append(node)
             self._makers |= dict.fromkeys(node.outputs, node)
 
@@ -52,13 +54,21 @@ class Flow:
         """The module whose forward ran the operation itself."""
         return self.graph.calls[node.call].module if node.call >= 0 else None
 
+    def refs(self, node: Node) -> list[int]:
+        """All values that an operation reads, in the order of its arguments."""
+        return [ref.value for ref in _refs((node.args, tuple(node.kwargs.values())))]
+
     def input(self, node: Node) -> int:
-        """The value that a convolution or norm works on."""
-        return node.args[0].value
+        """The value that a layer, a norm or a pool works on."""
+        return node.args[1 if node.op == "addmm" else 0].value
 
     def maker(self, value: int) -> Node | None:
         """The operation that made a value; None for an input of the network."""
         return self._makers.get(value)
+
+    def readers(self, value: int) -> list[Node]:
+        """The operations that read a value."""
+        return self._readers[value]
 
     def only_reader(self, value: int) -> Node | str:
         """The one operation that reads a value, or the reason why there is none such."""
@@ -95,6 +105,12 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every name of every module, also where one module has several."""
     found = cast("Iterator[tuple[str, nn.Module]]", model.named_modules(remove_duplicate=False))
     return list(found)
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put another module in the place of the one of that name."""
+    above, _, place = name.rpartition(".")
+    setattr(model.get_submodule(above), place, module.eval())
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -10,13 +10,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from convblocks.deploy import fold
-from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, Flow, has_hooks, named_modules
+from convblocks.deploy import branches, fold, places
+from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, NORMS, Flow, has_hooks, named_modules, replace
 from convblocks.deploy.report import FusionReport
 from convblocks.introspect.tracing import Node
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 IDLE: tuple[type[nn.Module], ...] = (
     nn.Identity,
     nn.Dropout,
@@ -31,8 +29,9 @@ IDLE: tuple[type[nn.Module], ...] = (
 def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, FusionReport]:
     """Return a copy of a network that gives the same output with fewer operations, and a report on what was done.
 
-    - A batch norm is folded into the convolution before it, or into the one after it where that is exact: where it
-      pads no zeros.
+    - A batch norm is folded into the convolution or linear layer before it, or into the one after it where that is
+      exact: where it pads no zeros. Between the two may stand averages, interpolation, views, concatenations and sums.
+    - Branches that read the same input and are added become one convolution: a 1x1 beside a 3x3, a norm beside either.
     - A 1x1 convolution with nothing between it and the next one is merged into it, where that has no more parameters:
       the 1x1 depthwise and the pointwise of a separable block, for one.
     - Dropout and identities are taken out of `nn.Sequential`, and stay as identities elsewhere.
@@ -60,7 +59,8 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
         (3, 3, False)
 
     Source: B. Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
-        inference", 2018 (arXiv:1712.05877), section 3.2, for the norm after a convolution.
+        inference", 2018 (arXiv:1712.05877), section 3.2, for the norm after a convolution; X. Ding et al., "RepVGG:
+        making VGG-style ConvNets great again", 2021 (arXiv:2101.03697), section 3.3, for the branches.
     """
     training = [name or "the network itself" for name, module in named_modules(model) if module.training]
     if training:
@@ -68,14 +68,18 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
     fused = copy.deepcopy(model)
     report = FusionReport()
     with torch.no_grad():
-        _fold_norms(fused, Flow(fused, input_size), report)
+        while _fold_norms(fused, flow := Flow(fused, input_size), report) or branches.absorb(fused, flow, report):
+            pass
         while _merge_one(fused, Flow(fused, input_size), report):
             pass
         _drop_idle(fused, Flow(fused, input_size), report)
     return fused, report
 
 
-def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> None:
+def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> bool:
+    """Fold what can be; return whether that was any, for then another pass may find more."""
+    before = report.folded
+    report.kept.clear()
     reached: set[int] = set()
     for node in flow.graph.nodes:
         if node.op not in BATCH_NORMS:
@@ -85,16 +89,19 @@ def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> None:
             report.keep(flow.graph.where(node) or "forward", "is computed by a function, not by a norm module")
         elif id(norm) not in reached:
             reached.add(id(norm))
-            name = flow.names[id(norm)]
-            into = _fold(model, flow, node, norm)
-            report.fold(name, into[1:]) if into[0] == ">" else report.keep(name, into)
+            name, taken = flow.names[id(norm)], _fold(model, flow, node, norm)
+            if isinstance(taken, str):
+                report.keep(name, taken)
+            else:
+                report.fold(name, ", ".join(flow.names[id(layer)] for layer in taken))
     for name, module in named_modules(model):
         if isinstance(module, NORMS) and id(module) not in reached:
             report.keep(name, "is not used in the forward pass")
+    return report.folded > before
 
 
-def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> str:
-    """Fold one norm; return ">" and the name of the convolution that took it, or the reason why none did."""
+def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> list[fold.Layer] | str:
+    """Fold one norm; return the layers that took it, or the reason why none did."""
     obstacle = flow.obstacle(norm)
     if obstacle:
         return obstacle
@@ -104,17 +111,16 @@ def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> str:
     if rest is None:
         return "does more than norm and then call its children"
     scale, shift = fold.affine(norm)
-    earlier, why_not_earlier = _conv_before(flow, node)
-    if earlier is not None:
-        fold.after(earlier, scale, shift)
-        _replace(model, flow.names[id(norm)], rest)
-        return ">" + flow.names[id(earlier)]
-    later, why_not_later = _conv_after(flow, node, shift)
-    if later is not None:
-        fold.before(later, scale, shift)
-        _replace(model, flow.names[id(norm)], rest)
-        return ">" + flow.names[id(later)]
-    return f"{why_not_earlier}; {why_not_later}"
+    found, put = places.before(flow, flow.input(node), scale, shift), fold.after
+    if isinstance(found, str):
+        why_not_before = found
+        found, put = places.after(flow, node.outputs[0], scale, shift), fold.before
+        if isinstance(found, str):
+            return f"{why_not_before}; {found}"
+    for place in found:
+        put(*place)
+    replace(model, flow.names[id(norm)], rest)
+    return [place.layer for place in found]
 
 
 def _rest(flow: Flow, node: Node, norm: nn.Module) -> nn.Module | None:
@@ -135,56 +141,20 @@ def _rest(flow: Flow, node: Node, norm: nn.Module) -> nn.Module | None:
     return nn.Identity() if not working else working[0] if len(working) == 1 else nn.Sequential(*working)
 
 
-def _conv_before(flow: Flow, node: Node) -> tuple[fold.Conv | None, str]:
-    value = flow.input(node)
-    maker = flow.maker(value)
-    if maker is None or maker.op not in CONVOLUTIONS:
-        return None, f"no convolution before it but {'the input' if maker is None else maker.op}"
-    reader = flow.only_reader(value)
-    if isinstance(reader, str):
-        return None, reader
-    return _usable(flow, maker, "the convolution before it")
-
-
-def _conv_after(flow: Flow, node: Node, shift: torch.Tensor) -> tuple[fold.Conv | None, str]:
-    reader = flow.only_reader(node.outputs[0])
-    if isinstance(reader, str):
-        return None, reader.replace("its input", "its output")
-    if reader.op not in CONVOLUTIONS or flow.input(reader) != node.outputs[0]:
-        return None, f"no convolution after it but {reader.op}"
-    arguments = flow.arguments(reader)
-    if arguments["transposed"]:
-        return None, "the convolution after it is transposed"
-    if any(cast("Sequence[int]", arguments["padding"])) and bool(shift.any()):
-        return None, "the convolution after it pads zeros"
-    return _usable(flow, reader, "the convolution after it")
-
-
-def _usable(flow: Flow, node: Node, what: str) -> tuple[fold.Conv | None, str]:
-    conv = flow.module(node)
-    if not isinstance(conv, CONVS):
-        return None, f"{what} is computed by a function"
-    if not flow.weight_of(node, conv):
-        return None, f"{what} makes its weight anew in every forward pass"
-    obstacle = flow.obstacle(conv)
-    return (None, f"{what} {obstacle}") if obstacle else (conv, "")
-
-
 def _merge_one(model: nn.Module, flow: Flow, report: FusionReport) -> bool:
     """Merge the first 1x1 convolution that can be into the one after it."""
     for node in flow.graph.nodes:
         if node.op not in CONVOLUTIONS:
             continue
-        first, _ = _usable(flow, node, "")
         reader = flow.only_reader(node.outputs[0])
-        if first is None or isinstance(reader, str) or reader.op not in CONVOLUTIONS:
+        if isinstance(reader, str) or reader.op not in CONVOLUTIONS or flow.input(reader) != node.outputs[0]:
             continue
-        second, _ = _usable(flow, reader, "")
-        if second is None or flow.input(reader) != node.outputs[0] or not _mergeable(flow, node, reader, first, second):
+        first, second = places.conv(flow, node), places.conv(flow, reader)
+        if first is None or second is None or not _mergeable(flow, node, reader, first, second):
             continue
         fold.merge(first, second)
         report.merged.append((flow.names[id(first)], flow.names[id(second)]))
-        _replace(model, flow.names[id(first)], nn.Identity())
+        replace(model, flow.names[id(first)], nn.Identity())
         return True
     return False
 
@@ -213,10 +183,5 @@ def _drop_idle(model: nn.Module, flow: Flow, report: FusionReport) -> None:
             delattr(parent, place)
             report.dropped.append(name)
         elif not isinstance(module, nn.Identity):
-            _replace(model, name, nn.Identity())
+            replace(model, name, nn.Identity())
             report.dropped.append(name)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    above, _, place = name.rpartition(".")
-    setattr(model.get_submodule(above), place, module.eval())

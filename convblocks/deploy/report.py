@@ -10,9 +10,9 @@ class FusionReport:
     """What `fuse` did, by module names of the original network.
 
     Attributes:
-        into: for each norm that was folded, the convolution that took it.
+        into: for each norm that was folded, the layer that took it, or the layers, divided by commas.
         kept: for each norm that was not, the reason.
-        merged: 1x1 convolutions and the convolutions that they were merged into.
+        merged: convolutions that are gone, each with the convolution that does its work.
         dropped: dropouts and identities that are gone.
     """
 
@@ -31,13 +31,21 @@ class FusionReport:
         """How many norms the network has."""
         return len(self.into) + len(self.kept)
 
-    def fold(self, norm: str, conv: str) -> None:
+    def fold(self, norm: str, layers: str) -> None:
         """Note a norm that was folded."""
-        self.into[norm] = conv
+        self.into[norm] = layers
 
     def keep(self, norm: str, reason: str) -> None:
         """Note a norm that was not folded."""
         self.kept[norm] = reason
+
+    def absorb(self, branch: str, conv: str) -> None:
+        """Note a branch that another one has taken in: a norm, or a convolution."""
+        if branch in self.kept:
+            del self.kept[branch]
+            self.fold(branch, conv)
+        else:
+            self.merged.append((branch, conv))
 
     def __str__(self) -> str:
         """A line of totals, then one a norm that stays and one a merged pair."""

@@ -111,12 +111,12 @@ class Functional(nn.Module):
         return self._function(self, x)
 
 
-def conv(**options):
-    return nn.Conv2d(4, 4, 3, **options)
+def conv(kernel_size=3, **options):
+    return nn.Conv2d(4, 4, kernel_size, **options)
 
 
-def norm():
-    return nn.BatchNorm2d(4)
+def norm(channels=4):
+    return nn.BatchNorm2d(channels)
 
 
 def hooked(module):
@@ -145,7 +145,110 @@ FOLDED = {
     "a norm with an activation inside": lambda: nn.Sequential(conv(), timm.layers.BatchNormAct2d(4)),
 }
 
+# One function a case: name -> (modules by name, what forward does with them).
+PASSED_ON = {
+    "two convs -> cat -> norm": (
+        lambda m, x: m.n(torch.cat([m.a(x), m.b(x)], 1)),
+        {"a": conv, "b": lambda: nn.Conv2d(4, 5, 3), "n": lambda: nn.BatchNorm2d(9)},
+    ),
+    "two convs -> sum -> norm": (lambda m, x: m.n(m.a(x) + m.b(x)), {"a": conv, "b": conv, "n": norm}),
+    "conv -> average -> norm": (lambda m, x: m.n(F.avg_pool2d(m.a(x), 2)), {"a": conv, "n": norm}),
+    "conv -> average -> flat -> norm": (
+        lambda m, x: m.n(F.adaptive_avg_pool2d(m.a(x), 1).flatten(1)),
+        {"a": conv, "n": lambda: nn.BatchNorm1d(4)},
+    ),
+    "conv -> bilinear -> norm": (
+        lambda m, x: m.n(F.interpolate(m.a(x), scale_factor=2, mode="bilinear")),
+        {"a": conv, "n": norm},
+    ),
+    "linear -> norm": (
+        lambda m, x: m.n(m.a(x.mean((2, 3)))),
+        {"a": lambda: nn.Linear(4, 6, bias=False), "n": lambda: nn.BatchNorm1d(6)},
+    ),
+    "norm -> average -> flat -> linear": (
+        lambda m, x: m.a(F.adaptive_avg_pool2d(m.n(x.relu()), 2).flatten(1)),
+        {"a": lambda: nn.Linear(16, 3), "n": norm},
+    ),
+    "norm -> mean -> linear": (
+        lambda m, x: m.a(m.n(x.relu()).mean((2, 3))),
+        {"a": lambda: nn.Linear(4, 3), "n": norm},
+    ),
+    "norm -> cat -> valid conv": (
+        lambda m, x: m.a(torch.cat([x, m.n(x.relu())], 1)),
+        {"a": lambda: nn.Conv2d(8, 3, 3), "n": norm},
+    ),
+    "norm -> two valid convs": (
+        lambda m, x: m.a(y := m.n(x.relu())).relu() * m.b(y),
+        {"a": conv, "b": conv, "n": norm},
+    ),
+    "norm -> reflected padding -> conv": (
+        lambda m, x: m.a(m.n(x.relu())),
+        {"a": lambda: conv(padding=1, padding_mode="reflect"), "n": norm},
+    ),
+    "norm beside a depthwise conv": (
+        lambda m, x: m.a(x := x.relu()) + m.n(x),
+        {"a": lambda: conv(padding=1, groups=4), "n": norm},
+    ),
+    "norm beside a dilated conv of groups": (
+        lambda m, x: m.n(x := x.relu()) + m.a(x),
+        {"a": lambda: conv(padding=4, dilation=2, groups=2, kernel_size=5), "n": norm},
+    ),
+    "norm beside two convs": (
+        lambda m, x: (m.a(x := x.relu()) + m.b(x)).add_(m.n(x)),
+        {"a": lambda: nn.Conv2d(4, 4, 1, padding=0), "b": lambda: conv(padding=1, bias=False), "n": norm},
+    ),
+}
 KEPT = {
+    "a part of the concatenation is read elsewhere": (
+        lambda: Functional(
+            lambda m, x: m.n(torch.cat([y := m.a(x), m.b(x)], 1)) + torch.cat([y, y], 1), a=conv(), b=conv(), n=norm(8)
+        ),
+        "read by 2 operations",
+    ),
+    "twice in the concatenation": (
+        lambda: Functional(lambda m, x: m.n(torch.cat([y := m.a(x), y], 1)), a=conv(), n=norm(8)),
+        "would take it twice",
+    ),
+    "added to itself": (
+        lambda: Functional(lambda m, x: m.n((y := m.a(x)) + y), a=conv(), n=norm()),
+        "no convolution before it but add",
+    ),
+    "maximum": (lambda: nn.Sequential(conv(), nn.MaxPool2d(2), norm()), "no convolution before it but max_pool2d"),
+    "average of padding": (lambda: nn.Sequential(nn.ReLU(), norm(), nn.AvgPool2d(3, 2, 1), conv()), "but avg_pool2d"),
+    "one of two readers pads": (
+        lambda: Functional(lambda m, x: m.a(y := m.n(x.relu())).sum() * m.b(y), a=conv(), b=conv(padding=1), n=norm()),
+        "pads zeros",
+    ),
+    "beside a conv without a tap in the middle": (
+        lambda: Functional(
+            lambda m, x: m.a(x := x.relu()) + m.n(x), a=nn.Conv2d(4, 4, 2, padding=1, dilation=2), n=norm()
+        ),
+        "no convolution after it but add",
+    ),
+    "beside a conv of another input": (
+        lambda: Functional(lambda m, x: m.a(x.sigmoid()) + m.n(x.relu()), a=conv(padding=1), n=norm()),
+        "no convolution after it but add",
+    ),
+    "beside a conv whose output is read elsewhere": (
+        lambda: Functional(lambda m, x: (y := m.a(x := x.relu())) + m.n(x) * 1 + y, a=conv(padding=1), n=norm()),
+        "no convolution after it but mul",
+    ),
+    "its sum is written over it": (
+        lambda: Functional(lambda m, x: m.n(x := x.relu()).add_(m.a(x)), a=conv(padding=1), n=norm()),
+        "no convolution after it but add_",
+    ),
+    "a sum that is weighted": (
+        lambda: Functional(lambda m, x: torch.add(m.a(x := x.relu()), m.n(x), alpha=2), a=conv(padding=1), n=norm()),
+        "no convolution after it but add",
+    ),
+    "linear computed by a subclass": (
+        lambda: Functional(
+            lambda m, x: m.n(m.a(x.mean((2, 3)))),
+            a=nn.modules.linear.NonDynamicallyQuantizableLinear(4, 4),
+            n=nn.BatchNorm1d(4),
+        ),
+        "is computed by a function",
+    ),
     "padded conv after": (lambda: nn.Sequential(nn.ReLU(), norm(), conv(padding=1)), "pads zeros"),
     "transposed conv after": (lambda: nn.Sequential(nn.ReLU(), norm(), nn.ConvTranspose2d(4, 4, 3)), "is transposed"),
     "output read twice": (
@@ -215,6 +318,55 @@ def check_same(model):
     with torch.no_grad():
         torch.testing.assert_close(fused(x), model(x), rtol=1e-12, atol=1e-12)
     return report
+
+
+@pytest.mark.parametrize(("forward", "parts"), PASSED_ON.values(), ids=PASSED_ON.keys())
+def test_goes_where_the_data_flow_leads(forward, parts):
+    report = check_same(Functional(forward, **{name: part() for name, part in parts.items()}))
+    assert (report.folded, report.kept) == (1, {})
+
+
+def test_two_norms_in_a_row_go_into_one_convolution():
+    report = check_same(nn.Sequential(conv(), norm(), norm()))
+    assert report.into == {"1": "0", "2": "0"}
+
+
+SUMS = {
+    "1x1 beside 3x3": (lambda m, x: m.a(x) + m.b(x), {"a": (1,), "b": (3, 1, 1)}, 1),
+    "three branches, one written into": (
+        lambda m, x: m.a(x).add_(m.b(x)).add_(m.c(x)),
+        {"a": (1,), "b": (3, 1, 1), "c": (3, 1, 1)},
+        1,
+    ),
+    "a number is added": (lambda m, x: 1 + m.a(x) + m.b(x), {"a": (1,), "b": (3, 1, 1)}, 1),
+    "strided": (lambda m, x: m.a(x) + m.b(x), {"a": (1, 2), "b": (3, 2, 1)}, 1),
+    "wide beside tall": (lambda m, x: m.a(x) + m.b(x), {"a": ((1, 3), 1, (0, 1)), "b": ((3, 3), 1, 1)}, 1),
+    "cross": (lambda m, x: m.a(x) + m.b(x), {"a": ((1, 3), 1, (0, 1)), "b": ((3, 1), 1, (1, 0))}, 0),
+    "taps between taps": (lambda m, x: m.a(x) + m.b(x), {"a": (3, 1, 1), "b": (3, 1, 2, 2)}, 0),
+    "dilated in larger": (lambda m, x: m.a(x) + m.b(x), {"a": (3, 1, 2, 2), "b": (5, 1, 2)}, 1),
+    "another input": (lambda m, x: m.a(x) + m.b(x.relu()), {"a": (1,), "b": (3, 1, 1)}, 0),
+    "read elsewhere": (lambda m, x: (y := m.a(x)) + m.b(x) + y.relu(), {"a": (1,), "b": (3, 1, 1)}, 0),
+    "used twice": (lambda m, x: m.a(x) + m.a(x), {"a": (1,)}, 0),
+    "groups and none": (lambda m, x: m.a(x) + m.b(x), {"a": (1,), "b": (3, 1, 1, 1, 2)}, 0),
+}
+
+
+@pytest.mark.parametrize(("forward", "parts", "merges"), SUMS.values(), ids=SUMS.keys())
+def test_one_convolution_does_the_work_of_branches_that_are_added(forward, parts, merges):
+    report = check_same(Functional(forward, **{name: nn.Conv2d(4, 4, *options) for name, options in parts.items()}))
+    assert len(report.merged) == merges
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "repghostnet_050"])
+def test_a_reparameterisable_network_of_timm_is_fused_to_its_own_deployed_form(name):
+    model = shaken(timm.create_model(name)).double()
+    fused = fuse(model, (3, 64, 64))[0]
+    deployed = timm.utils.reparameterize_model(model)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), deployed(x), rtol=1e-8, atol=1e-8)
+    ours, theirs = (sum(isinstance(part, nn.Conv2d) for part in m.modules()) for m in (fused, deployed))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(("build", "reason"), KEPT.values(), ids=KEPT.keys())
