@@ -36,6 +36,7 @@ def to_onnx(model, example):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime, of the extra deploy, is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript, of the extra deploy, is not installed")
     program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=DYNAMIC, verbose=False)
+    assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (name,) = (argument.name for argument in session.get_inputs())
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
