@@ -114,7 +114,8 @@ class Labels:
 
     def reshaped(self, old: Sequence[int], new: Sequence[int]) -> Labels:
         """As a tensor of shape `old` becomes one of shape `new`."""
-        if self.origin is not None:
+        # Where a dimension that does not vary has been cut since, the shape before the view says nothing any more.
+        if self.origin is not None and tuple(self.origin.new) == tuple(old):
             data, before, _ = self.origin
             return (
                 Labels(data, self.pooled) if tuple(before) == tuple(new) else self._reshape(Reshaped(data, before, new))

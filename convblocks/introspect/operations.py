@@ -63,6 +63,23 @@ def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 @cache
+def _returned(func: Any) -> tuple[str, ...]:
+    """For every result the name of the argument that it is written into, "" for a tensor of its own."""
+    schema = func._schema
+    names = {frozenset(a.alias_info.before_set): a.name for a in schema.arguments if a.alias_info is not None}
+    return tuple(
+        names.get(frozenset(r.alias_info.before_set), "") if r.alias_info is not None else "" for r in schema.returns
+    )
+
+
+def targets(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor | None], list[Tensor]]:
+    """For every result the tensor that it is written into; and what is written besides: a norm's running statistics."""
+    written = {name: args[i] if i < len(args) else kwargs.get(name) for i, name in _written(func)}
+    besides = [item for name, item in written.items() if isinstance(item, Tensor) and name not in _returned(func)]
+    return [written.get(name) for name in _returned(func)], besides
+
+
+@cache
 def is_inplace_view(func: Any) -> bool:
     """Whether the operation gives its argument another shape (`t_`, `as_strided_`) and leaves the data alone."""
     return torch.Tag.inplace_view in func.tags and name_of(func) not in ("resize_", "set_", "resize_as_")
@@ -81,7 +98,20 @@ def is_view(func: Any) -> bool:
 @cache
 def is_pointwise(func: Any) -> bool:
     """Whether element i of the result depends on element i of the (broadcast) operands alone."""
-    return torch.Tag.pointwise in func.tags
+    # The forms that write into their argument or into `out` do not always carry the tag.
+    packets = [getattr(torch.ops.aten, name, None) for name in (name_of(func), name_of(func).rstrip("_"))]
+    forms = [getattr(packet, name) for packet in packets if packet is not None for name in packet.overloads()]
+    return any(torch.Tag.pointwise in form.tags for form in forms)
+
+
+@cache
+def results_of(func: Any) -> frozenset[str]:
+    """Names of the arguments that take a result and whose values do not matter: `out`."""
+    return frozenset(a.name for a in func._schema.arguments if a.kwarg_only and a.name in _names_written(func))
+
+
+def _names_written(func: Any) -> set[str]:
+    return {name for _, name in _written(func)}
 
 
 @cache

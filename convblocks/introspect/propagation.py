@@ -12,7 +12,7 @@ from torch import Tensor
 from convblocks.introspect import rules as _rules  # noqa: F401 - importing registers them
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import Labels, TooLarge, extent, interval
-from convblocks.introspect.operations import is_pointwise
+from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.rules.pointwise import pointwise
 from convblocks.introspect.tracing import Graph, Node
@@ -157,6 +157,9 @@ def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[i
         raise NoRule
     call = Call(graph, node, number, labels, policy)
     result: Result = rule(call)
+    call.ignore(*(node.kwargs.get(name) for name in results_of(node.func)))
+    if call.unread(refs_of(node)):
+        raise NoRule("an argument that depends on the input")
     results = list(result) if isinstance(result, Sequence) else [result] * len(node.outputs)
     if len(results) != len(node.outputs):
         raise NoRule("the rule gave another number of results")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -48,6 +48,7 @@ class Call:
     def __init__(self, graph: Graph, node: Node, number: int, labels: dict[int, Labels], policy: Policy) -> None:
         self.graph, self.node, self.number, self.policy = graph, node, number, policy
         self._labels = labels
+        self._read: set[int] = set()
         self.arguments = bind(node.func, node.args, node.kwargs)
 
     def __getitem__(self, name: str) -> Any:
@@ -61,7 +62,16 @@ class Call:
         """Labels of a tensor argument, with as many dimensions as the tensor."""
         if not isinstance(ref, Ref):
             return None
+        self._read.add(ref.value)
         return self._labels.get(ref.value)
+
+    def ignore(self, *refs: Any) -> None:
+        """Say that the values of these arguments do not matter."""
+        self._read.update(ref.value for ref in refs if isinstance(ref, Ref))
+
+    def unread(self, operands: Iterable[int]) -> bool:
+        """Whether one of `operands` has labels that the rule has not looked at: its answer may leave something out."""
+        return any(value in self._labels and value not in self._read for value in operands)
 
     def shape_of(self, ref: Ref) -> tuple[int, ...]:
         """Shape of a tensor argument."""

@@ -18,7 +18,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
-from convblocks.introspect.operations import COSTED, is_composite, is_inplace_view, is_view, name_of, written_arguments
+from convblocks.introspect.operations import (
+    COSTED,
+    is_composite,
+    is_inplace_view,
+    is_view,
+    name_of,
+    targets,
+    written_arguments,
+)
 
 
 @dataclass(slots=True)
@@ -164,6 +172,7 @@ class _Tracer(TorchDispatchMode):
             # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        args = _without_masks(func, args)
         tensors = list(leaves((args, tuple(kwargs.values()))))
         if name_of(func) == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
@@ -175,7 +184,12 @@ class _Tracer(TorchDispatchMode):
         run_kwargs = {key: map_tensors(item, twins) for key, item in kwargs.items()}
         if on_meta and run_kwargs.get("device") is not None:
             run_kwargs["device"] = torch.device("meta")
-        result = func(*map_tensors(args, twins), **run_kwargs)
+        try:
+            result = func(*map_tensors(args, twins), **run_kwargs)
+        except NotImplementedError as error:
+            if not on_meta:
+                raise
+            raise ValueNeeded(f"aten.{name_of(func)} gives no answer without the values of its operands") from error
 
         node_args = map_tensors(args, lambda tensor: numbers[id(tensor)])
         node_kwargs = {key: map_tensors(item, lambda tensor: numbers[id(tensor)]) for key, item in kwargs.items()}
@@ -184,10 +198,12 @@ class _Tracer(TorchDispatchMode):
         if is_inplace_view(func):
             self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
             return result
+        into, besides = targets(func, args, kwargs) if writes else ([], [])
+        into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
         numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
         self._record(func, node_args, node_kwargs, numbered)
         if writes:
-            self._write(writes, outputs, numbered, on_meta)
+            self._write(into, outputs, numbered, on_meta)
         elif tensors and is_view(func):
             source = self.aliases.get(tensors[0])
             assert source is not None
@@ -206,8 +222,11 @@ class _Tracer(TorchDispatchMode):
             if tensor.device.type == "cpu" and not tensor.is_floating_point():
                 self.graph.constants[value] = tensor
 
-    def _write(self, writes: list[Tensor], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
-        for target, tensor, value in zip(writes, outputs, numbered, strict=False):
+    def _write(self, into: list[Tensor | None], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
+        for target, tensor, value in zip(into, outputs, numbered, strict=True):
+            if target is None:
+                self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
+                continue
             alias = self.aliases.get(target)
             assert alias is not None
             alias.root.meta = alias.root.meta or on_meta
@@ -244,6 +263,19 @@ class _Tracer(TorchDispatchMode):
                 "the network asks for the value of a tensor on the meta device (aten._local_scalar_dense)"
             )
         return func(tensor)
+
+
+def _without_masks(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An index with its masks of known values replaced by the lists of their places, which meta tensors can take."""
+    if name_of(func) not in ("index", "_unsafe_index"):
+        return args
+    indices: list[Tensor | None] = []
+    for item in args[1]:
+        if item is not None and item.dtype in (torch.bool, torch.uint8) and not item.is_meta:
+            indices += item.nonzero().unbind(1)
+        else:
+            indices.append(item)
+    return (args[0], indices, *args[2:])
 
 
 def _refs(tree: Any) -> Iterator[Ref]:

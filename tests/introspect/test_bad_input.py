@@ -88,6 +88,47 @@ def test_an_operation_without_a_rule_is_named() -> None:
     assert "? not known: aten.grid_sampler_2d" in summary(Samples(), (3, 16, 16)).text(100)
 
 
+def test_a_mask_of_the_data_is_named_and_what_came_before_is_known() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x[x > 0]
+
+    field = receptive_field(Masked(), (3, 16, 16))
+    assert field.unknown == ("aten.index gives no answer without the values of its operands",)
+    assert field.layers["conv"].size == (3, 3)
+
+
+def test_inference_mode_hides_nothing() -> None:
+    class Inferring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+            self.fc = nn.Linear(4, 2)
+
+        @torch.inference_mode()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.interpolate(self.conv(x), scale_factor=2).movedim(1, -1)).movedim(-1, 1)
+
+    field = receptive_field(Inferring(), (3, 16, 16))
+    assert (field.size, field.unknown) == ((3, 3), ())
+    assert summary(Inferring(), (3, 16, 16)).macs == 16 * 16 * 4 * 27 + 32 * 32 * 8
+
+
+def test_an_operand_that_a_rule_does_not_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that forgets an argument must not be believed."""
+    from convblocks.introspect.registry import RULES
+
+    monkeypatch.setitem(RULES, "mm", lambda call: call.input)
+    net = nn.Conv2d(1, 1, 1)
+    [reason] = receptive_field(lambda x: net(x)[0, 0] @ net(x)[0, 0].flip(0), (1, 4, 4)).unknown
+    assert reason == "aten.mm (an argument that depends on the input)"
+
+
 def test_a_unit_that_is_not_there() -> None:
     field = receptive_field(nn.Conv2d(3, 4, 3), (3, 8, 8))
     assert field.interval(0, 5) == ((0, 2), (5, 7))

@@ -37,11 +37,8 @@ def index(call: Call) -> Result:
             places.append(slice(None))
             sizes.append(-1)
             continue
-        place = call.constant(ref)
-        places.append(place)
-        # A mask stands for as many dimensions as it has.
-        count = place.ndim if place.dtype in (torch.bool, torch.uint8) else 1
-        sizes += call.shape[len(sizes) : len(sizes) + count]
+        places.append(call.constant(ref))
+        sizes.append(call.shape[len(sizes)])
     sizes += [-1] * (labels.ndim - len(sizes))
     # Feature by feature: lists apart from each other put their dimension in front of all others.
     return labels.map(lambda data: torch.stack([part.expand(sizes)[tuple(places)] for part in data]))

@@ -86,6 +86,25 @@ def flip(call: Call) -> Result:
     return call.input and call.input.map(lambda data: data.flip([dim % call.ndim + 1 for dim in call["dims"]]))
 
 
+@rule("rot90")
+def rot90(call: Call) -> Result:
+    """Quarter turns of two dimensions."""
+    plane = [dim % call.ndim + 1 for dim in call["dims"]]
+    return call.input and call.input.map(lambda data: data.rot90(call["k"], plane))
+
+
+@rule("view_as_real")
+def view_as_real(call: Call) -> Result:
+    """Each number as two, along a new last dimension."""
+    return call.input and call.input.map(lambda data: data.unsqueeze(-1))
+
+
+@rule("view_as_complex")
+def view_as_complex(call: Call) -> Result:
+    """Two numbers as one."""
+    return call.input and call.input.map(lambda data: data.amin(-1))
+
+
 @rule("unfold")
 def tensor_unfold(call: Call) -> Result:
     """Windows of one dimension, along a new last one."""

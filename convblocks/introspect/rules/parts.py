@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import NOTHING, Joined, Labels, joined
+from convblocks.introspect.labels import NOTHING, Joined, Labels, joined, nothing_like
 from convblocks.introspect.registry import Call, Result, rule
 
 
@@ -29,6 +29,8 @@ def _crop_parts(parts: Joined, start: int, stop: int) -> Labels:
         if first < last:
             kept.append((crop(item, parts.dim, slice(first, last)), last - first))
         position += length
+    if not kept:
+        return parts.items[0][0].map(lambda data: nothing_like(data.narrow(parts.dim + 1, 0, 1)))
     return joined(parts.dim, kept) if len(kept) != 1 else kept[0][0]
 
 

@@ -14,6 +14,7 @@ from convblocks.introspect.rules.parts import slice_of
 @rule("copy")
 def copy(call: Call) -> Result:
     """The target takes what the source depends on."""
+    call.ignore(call.source)
     source = call.of(call["src"])
     return source and source.with_ndim(len(call.out_shape()))
 
@@ -60,6 +61,23 @@ def scatter_into_view(call: Call) -> Result:
         order = [dim % len(shape) for dim in arguments["dims"]]
         return piece.map(lambda data: data.permute(0, *(order.index(dim) + 1 for dim in range(len(shape)))))
     raise NoRule(f"a write into a view made by aten.{op}")
+
+
+@rule("slice_scatter", "select_scatter")
+def scatter(call: Call) -> Result:
+    """A copy with one part replaced."""
+    base, piece, dim = call.input, call.of(call["src"]), call["dim"] % call.ndim
+    some = base if base is not None else piece
+    if some is None:
+        return None
+    length = call.shape[dim]
+    if call.node.op == "select_scatter":
+        place = range(call["index"] % length, call["index"] % length + 1)
+        piece = piece and piece.map(lambda data: data.unsqueeze(dim + 1))
+    else:
+        place = range(length)[slice_of(call.arguments, length)]
+    blank = Labels(some.data.new_full((some.features, *[1] * call.ndim), NOTHING), some.pooled)
+    return _overwrite(base or blank, piece or blank, dim, length, place)
 
 
 def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range) -> Labels:
