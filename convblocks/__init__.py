@@ -10,7 +10,9 @@ from convblocks.layers import (
     DepthwiseSeparableConv,
     DilatedDownsample,
     GAPHead,
+    GatedPointwise,
     JointDilatedDepthwise,
+    MixedDepthwise,
     Residual,
 )
 
@@ -29,7 +31,9 @@ __all__ = [
     "DepthwiseSeparableConv",
     "DilatedDownsample",
     "GAPHead",
+    "GatedPointwise",
     "JointDilatedDepthwise",
+    "MixedDepthwise",
     "Requirements",
     "Residual",
     "audit",

@@ -3,8 +3,10 @@
 from convblocks.layers.blur import BlurDownsample
 from convblocks.layers.conv import ConvNormAct
 from convblocks.layers.downsample import DilatedDownsample
+from convblocks.layers.gated import GatedPointwise
 from convblocks.layers.head import GAPHead
 from convblocks.layers.joint import JointDilatedDepthwise
+from convblocks.layers.mixed import MixedDepthwise
 from convblocks.layers.residual import Residual
 from convblocks.layers.separable import DepthwiseSeparableConv
 
@@ -14,6 +16,8 @@ __all__ = [
     "DepthwiseSeparableConv",
     "DilatedDownsample",
     "GAPHead",
+    "GatedPointwise",
     "JointDilatedDepthwise",
+    "MixedDepthwise",
     "Residual",
 ]
