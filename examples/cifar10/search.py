@@ -156,12 +156,13 @@ def search(protocol: Protocol, data_dir: Path, path: Path, names: list[str], wor
             if before[key] != head[key]:
                 raise SystemExit(f"search.py: error: {path} is of another {key}: {before[key]}, not {head[key]}")
         head, found = {key: before[key] for key in head}, before["candidates"]
+    commit = environment.git_commit()
     for name in names:
         if name in found:
             continue
         torch.manual_seed(protocol.seed)
         model = CANDIDATES[name]()
-        found[name] = {**facts(model), **measure(model, train, held, protocol), "commit": environment.git_commit()}
+        found[name] = {**facts(model), **measure(model, train, held, protocol), "commit": commit}
         checkpoint.write_atomic(path, json.dumps({**head, "candidates": found}, indent=2) + "\n")
         print(f"{name:<24} {found[name]}", flush=True)
 
