@@ -26,7 +26,6 @@ class GatedPointwise(Chain):
         out_channels: channels of the output.
         hidden_channels: channels of value and of gate each; `in_channels` unless given. The block has
             3 * in_channels * hidden_channels weights where `out_channels` equals `in_channels`.
-        bias: of both convolutions; the second has none where a norm follows.
         norm_layer: what follows the second convolution: a class, a `functools.partial` or None, as in `ConvNormAct`.
         act_layer: what the gate passes through, likewise; None for a plain product.
         device: where the parameters live.
@@ -43,6 +42,8 @@ class GatedPointwise(Chain):
         >>> block = GatedPointwise(16, 16, hidden_channels=24, norm_layer=None)
         >>> block(torch.zeros(1, 16, 8, 8)).shape
         torch.Size([1, 16, 8, 8])
+
+    The first convolution has a bias; the second has one unless a norm follows.
 
     Source: N. Shazeer, "GLU variants improve transformer", 2020 (arXiv:2002.05202).
     """

@@ -16,8 +16,9 @@ from convblocks import ConvNormAct, DilatedDownsample, GAPHead, GatedPointwise, 
 Kernels = tuple[tuple[int, ...], tuple[int, ...]]
 """Kernel sizes and dilations, side by side."""
 
-FAR: Kernels = (1, 3, 7, 7), (1, 1, 1, 3)
-NEAR: Kernels = (1, 3, 5, 3), (1, 1, 1, 2)
+MIXED: Kernels = (1, 3, 5, 5), (1, 1, 1, 2)
+LARGE: Kernels = (1, 3, 7, 7), (1, 1, 1, 3)
+LATE: Kernels = (1, 3, 5, 3), (1, 1, 1, 2)
 FIVE: Kernels = (5,), (1,)
 FIVE_DILATED: Kernels = (5,), (2,)
 
@@ -25,11 +26,6 @@ FIVE_DILATED: Kernels = (5,), (2,)
 def gated(channels: int) -> nn.Module:
     """Pointwise, gate, pointwise."""
     return GatedPointwise(channels, channels)
-
-
-def gated_relu(channels: int) -> nn.Module:
-    """The same with a cheaper gate."""
-    return GatedPointwise(channels, channels, act_layer=nn.ReLU)
 
 
 def inverted(channels: int) -> nn.Module:
@@ -99,14 +95,15 @@ def network(
 
 
 CANDIDATES: dict[str, Callable[[], nn.Module]] = {
-    "gated, 3 stages": lambda: network((32, 56, 80), (2, 3, 2), (FAR, FAR, NEAR), gated),
-    "gated, 3 stages, late": lambda: network((32, 48, 80), (1, 2, 3), (FAR, FAR, NEAR), gated),
-    "gated by ReLU": lambda: network((32, 56, 80), (2, 3, 2), (FAR, FAR, NEAR), gated_relu),
-    "gated, squeeze-excite": lambda: network((32, 56, 72), (2, 3, 2), (FAR, FAR, NEAR), squeezed),
-    "inverted": lambda: network((32, 48, 72), (2, 3, 2), (FAR, FAR, NEAR), inverted),
-    "inverted, 5x5 alone": lambda: network((24, 48, 64), (2, 4, 2), (FIVE, FIVE, FIVE_DILATED), inverted),
+    "gated, mixed kernels, 3 stages": lambda: network((32, 56, 80), (2, 3, 2), (MIXED, MIXED, LATE), gated),
+    "inverted": lambda: network((32, 48, 72), (2, 3, 2), (MIXED, MIXED, LATE), inverted),
+    "2 stages": lambda: network((48, 80), (3, 3), (MIXED, MIXED), gated, groups=16),
+    "larger kernels": lambda: network((32, 56, 80), (2, 3, 2), (LARGE, LARGE, LATE), gated),
     "separable 5x5": lambda: network((32, 64, 104), (2, 3, 4), (FIVE, FIVE, FIVE_DILATED), single),
-    "dense first stage": lambda: network((24, 56, 80), (1, 3, 2), (FAR, FAR, NEAR), gated, dense_first=True),
-    "gated, 2 stages": lambda: network((48, 80), (3, 3), (FAR, FAR), gated, groups=16),
-    "shared weights": lambda: network((48, 80, 104), (2, 3, 2), (FAR, FAR, NEAR), gated, shared=True),
+    "5x5 alone": lambda: network((32, 56, 80), (2, 3, 2), (FIVE, FIVE, FIVE_DILATED), gated),
+    "later blocks": lambda: network((32, 48, 80), (1, 2, 3), (MIXED, MIXED, LATE), gated),
+    "squeeze-excite": lambda: network((32, 56, 72), (2, 3, 2), (MIXED, MIXED, LATE), squeezed),
+    "dense first stage": lambda: network((24, 56, 80), (1, 3, 2), (MIXED, MIXED, LATE), gated, dense_first=True),
+    "shared weights": lambda: network((48, 80, 104), (2, 3, 2), (MIXED, MIXED, LATE), gated, shared=True),
 }
+"""By the idea in which each differs from the first."""

@@ -11,7 +11,7 @@ import functools
 from collections import OrderedDict
 from typing import Any, Literal
 
-import timm.models
+from pretrained import registered
 from torch import nn
 
 from convblocks import (
@@ -30,12 +30,12 @@ def _network(**stages: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(stages))
 
 
-def era_s9(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.01, **timm_options: Any) -> nn.Module:
+@registered
+def era_s9(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.01) -> nn.Module:
     """Build the network whose only downsampling is dilation: 32 -> 30 -> 26 -> 18 -> 2 with dilations 1, 2, 4, 8.
 
     199,562 parameters, receptive field 47 at the last convolution; published 85.08 % after 50 epochs.
     """
-    _check_timm_options(timm_options)
     block = functools.partial(ConvNormAct, bias=False, order="conv-norm-drop-act", dropout=dropout)
     shrink = functools.partial(
         DilatedDownsample, stride=1, padding=0, bias=False, after="norm-drop-act", dropout=dropout
@@ -62,13 +62,13 @@ def era_s9(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.01, *
     )
 
 
-def late_100k(num_classes: int = 10, in_chans: int = 3, **timm_options: Any) -> nn.Module:
+@registered
+def late_100k(num_classes: int = 10, in_chans: int = 3) -> nn.Module:
     """Build the network of dilated strides and twelve depthwise separable layers.
 
     99,956 parameters, receptive field 133, 157 with the pool; published 85.5 % after about 269 epochs. Its pointwise
     convolutions pad by one, so that the map grows by two at each; its head has two layers after the pool.
     """
-    _check_timm_options(timm_options)
     block = functools.partial(ConvNormAct, bias=False)
 
     def separable(channels: int) -> nn.Module:
@@ -93,12 +93,12 @@ def late_100k(num_classes: int = 10, in_chans: int = 3, **timm_options: Any) -> 
     )
 
 
-def net4(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.02, **timm_options: Any) -> nn.Module:
+@registered
+def net4(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.02) -> nn.Module:
     """Build the network of strided convolutions that ends in a joint dilated and depthwise module.
 
     176,234 parameters, receptive field 43 at the last convolution, 55 with the pool; published 85.26 %.
     """
-    _check_timm_options(timm_options)
     block = functools.partial(ConvNormAct, padding=1, bias=False, dropout=dropout)
     return _network(
         conv1=nn.Sequential(block(in_chans, 32, 3), block(32, 64, 3)),
@@ -112,13 +112,13 @@ def net4(num_classes: int = 10, in_chans: int = 3, *, dropout: float = 0.02, **t
     )
 
 
+@registered
 def eva8_s6(
     num_classes: int = 10,
     in_chans: int = 3,
     *,
     dropout: float = 0.05,
     norm: Literal["batch", "group", "layer"] = "batch",
-    **timm_options: Any,
 ) -> nn.Module:
     """Build the network in which every convolution is depthwise separable, with a choice of norm.
 
@@ -130,9 +130,7 @@ def eva8_s6(
         in_chans: channels of the image.
         dropout: after each norm.
         norm: batch norm, group norm of 4 groups, or layer norm over the channels; the same number of parameters.
-        timm_options: what `timm.create_model` hands to every builder; only its defaults are accepted.
     """
-    _check_timm_options(timm_options)
     norms = {"batch": nn.BatchNorm2d, "group": functools.partial(nn.GroupNorm, 4), "layer": nn.LayerNorm}
     if norm not in norms:
         raise ValueError(f"norm must be one of {', '.join(map(repr, norms))}, got {norm!r}")
@@ -164,14 +162,14 @@ def eva8_s6(
     )
 
 
-def twelve_layer(num_classes: int = 10, in_chans: int = 3, **timm_options: Any) -> nn.Module:
+@registered
+def twelve_layer(num_classes: int = 10, in_chans: int = 3) -> nn.Module:
     """Build the network of twelve convolutions that ends at 1 x 1 by valid ones.
 
     170,106 parameters, receptive field 47; published 86.15 % after 84 epochs. A reconstruction: its authors also
     report 187,418 and 191,514 parameters for earlier versions whose layer lists do not add up to those totals and
     whose source is not public; this one meets the published total, receptive field and final size.
     """
-    _check_timm_options(timm_options)
     block = functools.partial(ConvNormAct, bias=True)
     return _network(
         conv1=nn.Sequential(block(in_chans, 16, 3, padding=1), block(16, 32, 3, padding=1)),
@@ -185,19 +183,3 @@ def twelve_layer(num_classes: int = 10, in_chans: int = 3, **timm_options: Any) 
             pool=GAPHead(num_classes, num_classes, classifier=None),
         ),
     )
-
-
-def _check_timm_options(options: dict[str, Any]) -> None:
-    """Refuse what these networks do not have; timm hands its own keywords to every builder, unset ones as None."""
-    if options.pop("pretrained", False):
-        raise ValueError("pretrained=True: there are no published weights for this network")
-    unknown = {name: value for name, value in options.items() if value is not None}
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        unknown.pop(name, None)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-
-
-for _name in NETWORKS:
-    if not timm.models.is_model(_name):
-        timm.models.register_model(globals()[_name])

@@ -10,6 +10,7 @@ It goes on where it stopped: a candidate that results/search.json holds already 
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
@@ -52,12 +53,12 @@ class Protocol:
     """
 
     images: int = 5_000
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 64
     lr: float = 0.01
     weight_decay: float = 0.02
     seed: int = 0
-    precision: str = "bf16"
+    precision: str = "fp32"
 
 
 def batches(images: Tensor, labels: Tensor, protocol: Protocol) -> Iterator[tuple[Tensor, Tensor]]:
@@ -108,6 +109,8 @@ def measure(model: nn.Module, train: tuple[Tensor, Tensor], held: tuple[Tensor, 
         optimizer.step()
         schedule.after_step()
         losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise SystemExit(f"search.py: error: the loss is {losses[-1]} after {len(losses)} steps")
     seconds = time.perf_counter() - start
     model.eval()
     right, total = 0, 0.0

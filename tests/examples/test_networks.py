@@ -146,7 +146,6 @@ def test_eva8_norms_have_the_same_parameters(norm):
     ("options", "error", "message"),
     [
         ({"norm": "instance"}, ValueError, "norm must be one of 'batch', 'group', 'layer', got 'instance'"),
-        ({"pretrained": True}, (ValueError, RuntimeError), "pretrained"),
         ({"width": 2}, TypeError, "unexpected keyword arguments: width"),
     ],
 )

@@ -13,7 +13,9 @@ from convblocks import (
     DepthwiseSeparableConv,
     DilatedDownsample,
     GAPHead,
+    GatedPointwise,
     JointDilatedDepthwise,
+    MixedDepthwise,
     Residual,
 )
 
@@ -317,3 +319,49 @@ def test_a_lambda_norm_still_copies_and_pickles():
 
     block = ConvNormAct(3, 8, 3, norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
     assert copy.deepcopy(block).bn.eps == pickle.loads(pickle.dumps(block)).bn.eps == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernels", "shares"),
+    [(8, (3, 5), [4, 4]), (8, (1, 3, 5), [3, 3, 2]), (4, (1, 3, 7, 7), [1, 1, 1, 1]), (5, (3,), [5])],
+)
+def test_mixed_depthwise_shares_and_parameters(channels, kernels, shares):
+    block = MixedDepthwise(channels, kernels)
+    assert block.shares == shares
+    assert count(block) == sum(share * k * k for share, k in zip(shares, kernels, strict=True) if k > 1)
+
+
+def test_mixed_depthwise_is_each_kernel_on_its_share():
+    block = MixedDepthwise(7, (1, 3, (5, 2)), (1, 2, 1), bias=True)
+    x = torch.randn(2, 7, 9, 11)
+    passed, near, tall = x.split([3, 2, 2], 1)
+    first, second = block.branches[1], block.branches[2][1]
+    expected = [
+        passed,
+        F.conv2d(near, first.weight, first.bias, padding=2, dilation=2, groups=2),
+        F.conv2d(F.pad(tall, (0, 1, 2, 2)), second.weight, second.bias, groups=2),
+    ]
+    torch.testing.assert_close(block(x), torch.cat(expected, 1))
+
+
+def test_mixed_depthwise_of_one_share_is_a_depthwise_convolution():
+    block = MixedDepthwise(6, (3,))
+    x = torch.randn(2, 6, 8, 8)
+    torch.testing.assert_close(block(x), F.conv2d(x, block.branches[0].weight, padding=1, groups=6))
+
+
+@pytest.mark.parametrize("act_layer", [nn.SiLU, nn.ReLU, None])
+def test_gated_pointwise_is_value_times_activated_gate(act_layer):
+    block = GatedPointwise(4, 6, hidden_channels=5, norm_layer=None, act_layer=act_layer)
+    x = torch.randn(2, 4, 3, 3)
+    wide = torch.einsum("oi,nihw->nohw", block.expand.weight[..., 0, 0], x) + block.expand.bias.view(-1, 1, 1)
+    gate = wide[:, 5:] if act_layer is None else act_layer()(wide[:, 5:])
+    expected = torch.einsum("oi,nihw->nohw", block.project.weight[..., 0, 0], wide[:, :5] * gate)
+    torch.testing.assert_close(block(x), expected + block.project.bias.view(-1, 1, 1))
+
+
+@pytest.mark.parametrize(("norm_layer", "biased"), [(nn.BatchNorm2d, False), (None, True)])
+def test_gated_pointwise_has_no_bias_under_a_norm(norm_layer, biased):
+    block = GatedPointwise(4, 4, norm_layer=norm_layer)
+    assert (block.project.bias is not None) == biased
+    assert parts(block) == ["expand", "act", "project"] + ([] if biased else ["bn"])
