@@ -48,6 +48,11 @@ class GatedPointwise(Chain):
     Source: N. Shazeer, "GLU variants improve transformer", 2020 (arXiv:2002.05202).
     """
 
+    expand: nn.Conv2d
+    act: nn.Module
+    project: nn.Conv2d
+    bn: nn.Module
+
     def __init__(
         self,
         in_channels: int,
@@ -77,5 +82,6 @@ class GatedPointwise(Chain):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
         """Apply the block to (N, in_channels, H, W)."""
-        value, gate = self.expand(input).chunk(2, 1)
+        wide: Tensor = self.expand(input)
+        value, gate = wide.chunk(2, 1)
         return self.bn(self.project(value * self.act(gate)))

@@ -90,7 +90,7 @@ class MixedDepthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each kernel to its share of (N, in_channels, H, W)."""
-        parts = x.split(self.shares, 1)
+        parts = torch.split(x, self.shares, 1)
         return torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], 1)
 
     def extra_repr(self) -> str:

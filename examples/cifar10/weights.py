@@ -2,7 +2,7 @@
 
   python examples/cifar10/weights.py runs/frontier_100k-modern-0
 
-writes weights/frontier_100k.safetensors, .json (facts and hash) and .md (the card), of the weights after the last epoch.
+writes weights/frontier_100k.safetensors, .json (facts and hash) and .md (the card), of the last epoch.
 Weights that are there already stay unless --replace is given.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import networks
 import pretrained
-import record
 import recipes
+import record
 import safetensors.torch
 import torch
 import trained
@@ -110,7 +110,8 @@ def card(facts: dict[str, Any]) -> str:
         "Validation accuracy": f"{facts['validation_accuracy']:.2f} %, on 5,000 held-out training images",
         "Schedule": schedule,
         "Recipe": f"{facts['recipe']['name']}: {recipe}",
-        "Weights": f"{facts['evaluated_weights']}; {facts['parameters']:,} parameters, float32, {facts['bytes']:,} bytes",
+        "Weights": f"{facts['evaluated_weights']}; {facts['parameters']:,} parameters, float32, "
+        f"{facts['bytes']:,} bytes",
         "Hardware": f"{where}, {facts['precision']}, {facts['train_seconds'] / 60:.0f} min",
         "Versions": ", ".join(f"{key} {value}" for key, value in facts["versions"].items()),
         "Command": f"`{facts['command']}`, at commit `{facts['commit']}`",
@@ -124,17 +125,12 @@ def card(facts: dict[str, Any]) -> str:
         remarks.append("The images are lossy: the accuracy is not to be compared with one on CIFAR-10.")
     lines = [f"# {name}", "", *(line for remark in remarks for line in (remark, ""))]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
-    lines += [
-        "Images are RGB, 32 x 32, as fractions of 255, normalised by mean "
-        f"{_three(facts['mean'])} and standard deviation {_three(facts['std'])}. Classes, in the order of the logits: "
-        f"{', '.join(facts['classes'])}.",
-        "",
-    ]
+    mean, std = (f"({', '.join(f'{value:.4f}' for value in facts[key])})" for key in ("mean", "std"))
+    lines.append(
+        f"Images are RGB, 32 x 32, as fractions of 255, normalised by mean {mean} and standard deviation {std}."
+    )
+    lines += [f"Classes, in the order of the logits: {', '.join(facts['classes'])}.", ""]
     return "\n".join(lines)
-
-
-def _three(values: list[float]) -> str:
-    return f"({', '.join(f'{value:.4f}' for value in values)})"
 
 
 def main() -> int:

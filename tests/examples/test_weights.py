@@ -62,7 +62,11 @@ def test_facts_and_card_are_those_of_the_run(finished: Path, folder: Path) -> No
     metrics = json.loads((finished / "metrics.json").read_text())
     facts = pretrained.facts("eva8_s6", folder)
     assert facts["test_accuracy"] == metrics["last_epoch"]["test_acc"]
-    assert (facts["epochs"], facts["dataset"], facts["classes"]) == (1, "CIFAR-10, made up", ["circle", "cross", "square"])
+    assert (facts["epochs"], facts["dataset"], facts["classes"]) == (
+        1,
+        "CIFAR-10, made up",
+        ["circle", "cross", "square"],
+    )
     card = (folder / "eva8_s6.md").read_text()
     assert f"{facts['test_accuracy']:.2f} %, after the last epoch" in card
     assert facts["command"] in card

@@ -335,11 +335,11 @@ def test_mixed_depthwise_is_each_kernel_on_its_share():
     block = MixedDepthwise(7, (1, 3, (5, 2)), (1, 2, 1), bias=True)
     x = torch.randn(2, 7, 9, 11)
     passed, near, tall = x.split([3, 2, 2], 1)
-    first, second = block.branches[1], block.branches[2][1]
+    near_weight, near_bias, tall_weight, tall_bias = block.parameters()
     expected = [
         passed,
-        F.conv2d(near, first.weight, first.bias, padding=2, dilation=2, groups=2),
-        F.conv2d(F.pad(tall, (0, 1, 2, 2)), second.weight, second.bias, groups=2),
+        F.conv2d(near, near_weight, near_bias, padding=2, dilation=2, groups=2),
+        F.conv2d(F.pad(tall, (0, 1, 2, 2)), tall_weight, tall_bias, groups=2),
     ]
     torch.testing.assert_close(block(x), torch.cat(expected, 1))
 
@@ -347,17 +347,18 @@ def test_mixed_depthwise_is_each_kernel_on_its_share():
 def test_mixed_depthwise_of_one_share_is_a_depthwise_convolution():
     block = MixedDepthwise(6, (3,))
     x = torch.randn(2, 6, 8, 8)
-    torch.testing.assert_close(block(x), F.conv2d(x, block.branches[0].weight, padding=1, groups=6))
+    torch.testing.assert_close(block(x), F.conv2d(x, *block.parameters(), padding=1, groups=6))
 
 
 @pytest.mark.parametrize("act_layer", [nn.SiLU, nn.ReLU, None])
 def test_gated_pointwise_is_value_times_activated_gate(act_layer):
     block = GatedPointwise(4, 6, hidden_channels=5, norm_layer=None, act_layer=act_layer)
+    (expand, shift), (project, offset) = (list(conv.parameters()) for conv in (block.expand, block.project))
     x = torch.randn(2, 4, 3, 3)
-    wide = torch.einsum("oi,nihw->nohw", block.expand.weight[..., 0, 0], x) + block.expand.bias.view(-1, 1, 1)
+    wide = torch.einsum("oi,nihw->nohw", expand.flatten(1), x) + shift.view(-1, 1, 1)
     gate = wide[:, 5:] if act_layer is None else act_layer()(wide[:, 5:])
-    expected = torch.einsum("oi,nihw->nohw", block.project.weight[..., 0, 0], wide[:, :5] * gate)
-    torch.testing.assert_close(block(x), expected + block.project.bias.view(-1, 1, 1))
+    expected = torch.einsum("oi,nihw->nohw", project.flatten(1), wide[:, :5] * gate) + offset.view(-1, 1, 1)
+    torch.testing.assert_close(block(x), expected)
 
 
 @pytest.mark.parametrize(("norm_layer", "biased"), [(nn.BatchNorm2d, False), (None, True)])
