@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ class Grown:
     labels: Propagation
     policy: Local
     agreed: int
+    fields: dict[tuple[int, int | None], AxisField | None] = field(default_factory=dict)
 
 
 class Analysis:
@@ -99,10 +100,13 @@ class Analysis:
         shapes = [list(shape) for shape in self.inputs.shapes]
         for axis, length in lengths.items():
             shapes[axis.input][axis.dim] = length
-        graph = trace(self.model, shapes, self.inputs.dtypes)
+        graph = trace(self.model, shapes, self.inputs.dtypes, watch_modules=False)
         agreed = agreement(self.native, graph)
-        if agreed < len(graph.nodes):
-            graph.nodes = graph.nodes[:agreed]
+        graph.nodes = graph.nodes[:agreed]
+        # The same operations ran in the same modules.
+        graph.calls = self.native.calls
+        for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
+            node.call = twin.call
         result = {}
         for axis, length in lengths.items():
             policy = Local(length, self.native.shapes, grown=True)
@@ -137,13 +141,18 @@ class Analysis:
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
             prefer = self._prefer(graph.shapes[value], axis)
-            found = [
-                axis_field(run.labels.labels[value], run.length, prefer, (run.length - self.length(axis)) // 4)
-                for run in runs
-            ]
+            found = [self._seen(run, axis, value, prefer) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
                 return found[0], (), gated
         return self._native_field(axis, value)
+
+    def _seen(self, run: Grown, axis: Axis, value: int, prefer: int | None) -> AxisField | None:
+        """The field of a value in one run; a convolution, its norm and its activation share their labels."""
+        labels = run.labels.labels[value]
+        key = (id(labels), prefer)
+        if key not in run.fields:
+            run.fields[key] = axis_field(labels, run.length, prefer, (run.length - self.length(axis)) // 4)
+        return run.fields[key]
 
     def _native_field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """What holds at the original size alone.
@@ -172,7 +181,7 @@ class Analysis:
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self._prefer(run.graph.shapes[value], axis)
-        lo, hi, _ = units_of(run.labels.labels[value].data, prefer)
+        lo, hi, _ = units_of(run.labels.labels[value], prefer)
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 

@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.operations import bind
 from convblocks.introspect.tracing import Graph, Node
 
 
 def macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of one operation: of convolutions, matrix products and attention; 0 for every other."""
-    arguments = bind(node.func, node.args, node.kwargs)
+    arguments = node.arguments
     shape = graph.shapes
 
     def of(name: str) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ def _walk(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int, sizes: Sequ
     spans: list[tuple[int, int]] = []
     for axis, size in zip(axes, sizes, strict=True):
         prefer = axis.dim if len(graph.shapes[value]) == len(graph.shapes[graph.inputs[axis.input]]) else None
-        lo, hi, dim = units_of(runs[axis].labels.labels[value].data, prefer)
+        lo, hi, dim = units_of(runs[axis].labels.labels[value], prefer)
         fits = ((hi - lo + 1 == size) & (lo > 0) & (hi < runs[axis].length - 1)).nonzero().flatten()
         if len(fits) == 0:
             return None

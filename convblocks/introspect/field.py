@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.labels import Labels, hull_of_parts
 
 MAX_PERIOD = 64
 
@@ -27,12 +27,16 @@ class AxisField:
     empty: bool = False
 
 
-def units_of(data: Tensor, prefer: int | None = None) -> tuple[Tensor, Tensor, int | None]:
+def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor, int | None]:
     """Intervals lo and hi of the units along the dimension of the tensor that runs along the axis, and that dimension.
 
     Where labels vary along several dimensions it is `prefer` if that is one of them, else the one they vary most
     along; over the others (channels of different fields) the hull is taken.
     """
+    if labels.parts is not None and prefer is not None and labels.parts.dim != prefer and labels.length(prefer) > 1:
+        data = hull_of_parts(labels.parts)
+    else:
+        data = labels.data
     varying = [dim for dim, length in enumerate(data.shape[1:]) if length > 1]
     if not varying:
         flat = data.reshape(2, 1)
@@ -60,13 +64,13 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     if labels is None:
         return AxisField(0, empty=True)
     if labels.pooled:
-        lo, hi, _ = units_of(labels.data)
+        lo, hi, _ = units_of(labels)
         filled = hi >= lo
         if not bool(filled.any()):
             return AxisField(0, empty=True)
         inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
         return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
-    lo, hi, _ = units_of(labels.data, prefer)
+    lo, hi, _ = units_of(labels, prefer)
     return _field_of_units(lo, hi, length, margin)
 
 

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import factors
-from convblocks.introspect.operations import bind
 from convblocks.introspect.propagation import Axis, refs_of
 from convblocks.introspect.registry import spread
 from convblocks.introspect.tracing import Graph, Node
 
 Pair = tuple[int, int]
-RESIZING = ("adaptive", "_adaptive", "upsample", "_upsample", "flip", "roll", "index", "_cdist")
+RESAMPLING = ("upsample", "_upsample")
+RESIZING = ("adaptive", "_adaptive", "flip", "roll", "index", "_cdist")
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
 
 
 def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
-    """An upper estimate of the field of any unit, and a common multiple of the strides, from all windows."""
+    """An upper estimate of the field of any unit, and a common multiple of the strides, from the windows of a path."""
     source = graph.inputs[axis.input]
     length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
-    total = multiple = 1
-    jumps = {source: 1}
+    multiple = 1
+    sizes, jumps = {source: 1}, {source: 1}
     for node in graph.nodes:
-        jump = max((jumps[value] for value in refs_of(node) if value in jumps), default=1)
+        operands = [value for value in refs_of(node) if value in jumps]
+        jump = max((jumps[value] for value in operands), default=1)
+        size = max((sizes[value] for value in operands), default=1)
         for offset, kernel, dilation, stride in _windows(graph, node):
             shape = graph.shapes[node.args[0].value]
             if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
-                total += math.ceil((kernel - 1) * dilation * length / shape[offset])
+                size += math.ceil((kernel - 1) * dilation * length / shape[offset])
                 out = graph.shapes[node.outputs[0]][offset]
                 if out > shape[offset]:
                     jump = max(1, jump // round(out / shape[offset]))
@@ -37,7 +40,8 @@ def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
                     jump *= stride
         multiple = math.lcm(multiple, jump) if math.lcm(multiple, jump) <= 4096 else multiple
         jumps.update(dict.fromkeys(node.outputs, jump))
-    return total, multiple
+        sizes.update(dict.fromkeys(node.outputs, size))
+    return max(sizes.values()), multiple
 
 
 def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
@@ -46,11 +50,11 @@ def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
     if not node.args or not isinstance(node.args[0], Ref):
         return
     if op in ("convolution", "_convolution"):
-        arguments: dict[str, Any] = bind(node.func, node.args, node.kwargs)
+        arguments: dict[str, Any] = node.arguments
         kernel = graph.shapes[arguments["weight"].value][2:]
         dilation = spread(arguments["dilation"], len(kernel))
         stride = [1] * len(kernel) if arguments["transposed"] else spread(arguments["stride"], len(kernel))
-    elif "pool" in op and "kernel_size" in (arguments := bind(node.func, node.args, node.kwargs)):
+    elif "pool" in op and "kernel_size" in (arguments := node.arguments):
         count = int(op.removesuffix("_with_indices")[-2])
         kernel = spread(arguments["kernel_size"], count)
         dilation = spread(arguments.get("dilation", 1), count)
@@ -92,11 +96,14 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
     for value in first.inputs:
         seen.update(_runs(first.shapes[value], second.shapes[value]))
     for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
-        if a.op.startswith(RESIZING):
+        if a.op.startswith(RESAMPLING):
+            if not _same_ratio(first, second, a, b):
+                return True
+        elif a.op.startswith(RESIZING):
             outs: Sequence[int] = first.shapes[a.outputs[0]]
             if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
                 return True
-        if a.op in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+        elif a.op in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
             if not _same_grouping(first, second, a, b, seen):
                 return True
         elif a.op not in ("expand", "broadcast_to") and (a.args != b.args or a.kwargs != b.kwargs):
@@ -104,10 +111,23 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
         for value in a.outputs:
             seen.update(_runs(first.shapes[value], second.shapes[value]))
         if a.op in ("cat", "stack"):
-            dim = bind(a.func, a.args, a.kwargs)["dim"]
+            dim = a.arguments["dim"]
             if first.shapes[a.outputs[0]][dim] != second.shapes[b.outputs[0]][dim]:
                 return True
     return False
+
+
+def _same_ratio(first: Graph, second: Graph, a: Node, b: Node) -> bool:
+    """Whether a resampling puts its elements at the same places of a larger map: corners that stay fixed do not."""
+    bound = a.arguments, b.arguments
+    if any(arguments.get("align_corners") for arguments in bound):
+        return False
+    scales = [{k: v for k, v in arguments.items() if k.startswith("scale")} for arguments in bound]
+    ratios = [
+        [Fraction(n, m) for n, m in zip(g.shapes[node.outputs[0]][2:], g.shapes[node.args[0].value][2:], strict=True)]
+        for g, node in ((first, a), (second, b))
+    ]
+    return scales[0] == scales[1] and ratios[0] == ratios[1]
 
 
 def _runs(native: Sequence[int], grown: Sequence[int]) -> Iterator[tuple[Pair, ...]]:

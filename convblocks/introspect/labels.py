@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 import torch
@@ -170,6 +170,14 @@ def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
     ]
     affordable([*shape[1 : dim + 1], sum(length for _, length in items), *shape[dim + 2 :]])
     return torch.cat(wide, dim + 1)
+
+
+def hull_of_parts(parts: Joined) -> Tensor:
+    """The array of a concatenation with its elements along the dimension of the concatenation merged."""
+    axis = parts.dim + 1
+    arrays = [item.data for item in {id(item): item for item, _ in parts.items}.values()]
+    short = [data.amin(axis, keepdim=True) if data.shape[axis] > 1 else data for data in arrays]
+    return reduce(torch.minimum, short)
 
 
 class Reshaped(NamedTuple):

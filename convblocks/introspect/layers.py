@@ -11,7 +11,6 @@ from convblocks.geometry import effective_kernel_size
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.cost import VIEWS, activation_bytes, reads_parameters, total_macs
-from convblocks.introspect.operations import bind
 from convblocks.introspect.receptive_field import ReceptiveField
 from convblocks.introspect.registry import spread
 from convblocks.introspect.tracing import Graph, ModuleCall, Node
@@ -83,7 +82,7 @@ def window_of(graph: Graph, node: Node) -> Window | None:
     """The window that an operation slides; None for any other operation."""
     if not node.args or not isinstance(node.args[0], Ref) or not graph.depends[node.outputs[0]]:
         return None
-    arguments = bind(node.func, node.args, node.kwargs)
+    arguments = node.arguments
     shape, out = graph.shapes[node.args[0].value], graph.shapes[node.outputs[0]]
     op = node.op
     if op in ("convolution", "_convolution"):
@@ -112,7 +111,7 @@ def window_of(graph: Graph, node: Node) -> Window | None:
 def gathered_dims(graph: Graph, node: Node) -> list[int] | None:
     """The spatial dimensions that a global pooling gathers: adaptive to 1, or a mean or maximum over them."""
     shape, out = graph.shapes[node.args[0].value], graph.shapes[node.outputs[0]]
-    arguments = bind(node.func, node.args, node.kwargs)
+    arguments = node.arguments
     if "adaptive" in node.op and "pool" in node.op:
         n = len(arguments["output_size"])
         return list(range(len(shape) - n, len(shape))) if set(out[-n:]) == {1} else None

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import Labels, affordable, compress, gather, union
-from convblocks.introspect.operations import bind
 from convblocks.introspect.tracing import Graph, Node
 
 Result = Labels | None | Sequence[Labels | None]
@@ -49,7 +48,7 @@ class Call:
         self.graph, self.node, self.number, self.policy = graph, node, number, policy
         self._labels = labels
         self._read: set[int] = set()
-        self.arguments = bind(node.func, node.args, node.kwargs)
+        self.arguments = node.arguments
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convblocks.introspect import meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
 from convblocks.introspect.operations import (
     COSTED,
+    bind,
     is_composite,
     is_inplace_view,
     is_view,
@@ -39,6 +41,14 @@ class Node:
     kwargs: dict[str, Any]
     outputs: tuple[int, ...]
     call: int
+    _arguments: dict[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments by name, defaults filled in."""
+        if self._arguments is None:
+            self._arguments = bind(self.func, self.args, self.kwargs)
+        return self._arguments
 
 
 @dataclass(slots=True)
@@ -83,9 +93,20 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     """Replace every tensor in nested lists and tuples by `function` of it."""
     if isinstance(tree, Tensor):
         return function(tree)
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map_tensors(item, function) for item in tree) if type(tree) in (list, tuple) else tree
-    return tree
+    kind = type(tree)
+    if kind is list:
+        # Most lists are strides and paddings, and ATen does not mix those with tensors.
+        return tree if tree and type(tree[0]) is int else [map_tensors(item, function) for item in tree]
+    return tuple([map_tensors(item, function) for item in tree]) if kind is tuple else tree
+
+
+def _collect(tree: Iterable[Any], found: list[Tensor]) -> None:
+    """Append the tensors among the arguments of an operation to `found`."""
+    for item in tree:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            _collect(item, found)
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
@@ -173,26 +194,22 @@ class _Tracer(TorchDispatchMode):
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         args = _without_masks(func, args)
-        tensors = list(leaves((args, tuple(kwargs.values()))))
+        tensors: list[Tensor] = []
+        _collect(args, tensors)
+        _collect(kwargs.values(), tensors)
         if name_of(func) == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
         values = [self.read(tensor) for tensor in tensors]
         numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
         writes = written_arguments(func, args, kwargs)
         on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
-        twins = self._twin if on_meta else (lambda tensor: tensor)
-        run_kwargs = {key: map_tensors(item, twins) for key, item in kwargs.items()}
-        if on_meta and run_kwargs.get("device") is not None:
-            run_kwargs["device"] = torch.device("meta")
-        try:
-            result = func(*map_tensors(args, twins), **run_kwargs)
-        except NotImplementedError as error:
-            if not on_meta:
-                raise
-            raise ValueNeeded(f"aten.{name_of(func)} gives no answer without the values of its operands") from error
+        result = self._run(func, args, kwargs, on_meta)
 
-        node_args = map_tensors(args, lambda tensor: numbers[id(tensor)])
-        node_kwargs = {key: map_tensors(item, lambda tensor: numbers[id(tensor)]) for key, item in kwargs.items()}
+        def numbered_ref(tensor: Tensor) -> Ref:
+            return numbers[id(tensor)]
+
+        node_args = map_tensors(args, numbered_ref)
+        node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()}
         depends = any(self.graph.depends[value] for value in values)
         outputs = [t for t in (result if isinstance(result, (list, tuple)) else (result,)) if isinstance(t, Tensor)]
         if is_inplace_view(func):
@@ -216,6 +233,17 @@ class _Tracer(TorchDispatchMode):
         if not on_meta:
             self._keep_constants(outputs, numbered)
         return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_meta: bool) -> Any:
+        if not on_meta:
+            return func(*args, **kwargs)
+        run_kwargs = {key: map_tensors(item, self._twin) for key, item in kwargs.items()}
+        if run_kwargs.get("device") is not None:
+            run_kwargs["device"] = torch.device("meta")
+        try:
+            return meta.run(func, map_tensors(args, self._twin), run_kwargs)
+        except NotImplementedError as error:
+            raise ValueNeeded(f"aten.{name_of(func)} gives no answer without the values of its operands") from error
 
     def _keep_constants(self, outputs: list[Tensor], numbered: list[int]) -> None:
         for tensor, value in zip(outputs, numbered, strict=True):
@@ -369,8 +397,16 @@ def module_of(model: Callable[..., Any]) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def trace(model: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype]) -> Graph:
+def trace(
+    model: Callable[..., Any],
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[torch.dtype],
+    *,
+    watch_modules: bool = True,
+) -> Graph:
     """Run `model` once on meta tensors of the given shapes (batch dimension included) and record what it does.
+
+    `watch_modules` records the calls of modules, and in which of them every operation runs.
 
     An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
     """
@@ -380,9 +416,9 @@ def trace(model: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Se
     buffers: dict[int, Tensor] = {}
     if module is not None:
         for name, child in module.named_modules():
-            names.setdefault(id(child), name)
-        parameters = {id(parameter): parameter for parameter in module.parameters()}
-        buffers = {id(buffer): buffer for buffer in module.buffers()}
+            names[id(child)] = name
+            parameters.update((id(p), p) for p in child._parameters.values() if p is not None)
+            buffers.update((id(b), b) for b in child._buffers.values() if b is not None)
     tracer = _Tracer(parameters, buffers)
     inputs = [
         torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
@@ -391,7 +427,8 @@ def trace(model: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Se
         tracer.bind(tensor, Alias.fresh(tracer.new_value(tensor.shape, tensor.dtype, depends=True), meta=True))
     graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
-    with torch.no_grad(), _evaluating(module), _watch_modules(tracer, names):
+    watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
+    with torch.no_grad(), _evaluating(module), watching:
         try:
             with _Recurrent(tracer), tracer:
                 result = model(*inputs)
