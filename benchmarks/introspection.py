@@ -1,6 +1,6 @@
 """Hold receptive fields to the gradient on all of timm, and time the introspection against other tools.
 
-    python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16]   # resumable: goes on where it stopped
+    python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16] [--again]   # goes on where it stopped
     python benchmarks/introspection.py speed
 
 Results go to benchmarks/results/introspection_sweep.json and introspection_speed.json.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -25,14 +27,16 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
-from timm_oracle import build, compare  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
+from timm_oracle import answer, build, gradient, is_convolutional, judge  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
 from convblocks.introspect.receptive_field import receptive_field  # noqa: E402  (after the path)
 from convblocks.introspect.summary import summary  # noqa: E402  (after the path)
+from convblocks.introspect.tracing import trace  # noqa: E402  (after the path)
 
 RESULTS = Path(__file__).resolve().parent / "results"
-LARGEST = 6e8
-"""Pixels of the oracle's strip times the square root of the parameters: above it the oracle is too slow here."""
+COMMAND = "python benchmarks/introspection.py sweep --minutes 90 --strides 8,16"
+MINUTES, GIGABYTES = 4, 8
+SHOWN = ("status", "size", "why", "error", "macs_equal", "field_seconds", "summary_seconds", "gradient_seconds")
 
 
 def machine() -> dict[str, str]:
@@ -48,77 +52,161 @@ def names() -> list[str]:
     """Every model name, one of each source file in turn."""
     files: dict[str, list[str]] = {}
     for name in sorted(timm.list_models(), key=lambda name: (len(name), name)):
-        files.setdefault(timm.model_entrypoint(name).__module__, []).append(name)
+        files.setdefault(file_of(name), []).append(name)
     depth = max(len(models) for models in files.values())
     return [models[i] for i in range(depth) for models in files.values() if i < len(models)]
 
 
-def costs_agree(name: str) -> dict[str, Any]:
+def file_of(name: str) -> str:
+    return timm.model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def costs(name: str) -> dict[str, Any]:
     """MACs and parameters against torch's counter and the sum over the parameters, and the time of both answers."""
     model = build(name)
     size = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
-    start = time.perf_counter()
+    start = time.process_time()
     repr(receptive_field(model, size))
-    middle = time.perf_counter()
+    middle = time.process_time()
     table = summary(model, size)
     table.text(120)
-    end = time.perf_counter()
+    end = time.process_time()
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
         model(torch.empty(1, *size))
     return {
         "macs": table.macs,
         "macs_equal": table.macs * 2 == counter.get_total_flops(),
+        "parameters": table.parameters,
         "parameters_equal": table.parameters == sum(p.numel() for p in model.parameters()),
         "field_seconds": round(middle - start, 3),
         "summary_seconds": round(end - middle, 3),
     }
 
 
-def sweep(minutes: float, strides: list[int]) -> None:
-    """Compare as many models as fit the time; the file holds those of earlier runs."""
+def measure(name: str, option: dict[str, int], known: dict[str, Any]) -> dict[str, Any]:
+    """One record; what the gradient said in an earlier run holds whatever we answer now."""
+    record = answer(name, **option)
+    if not option:
+        record |= costs(name)
+    if record["convolutional"] and known.get("gradient") is not None:
+        record |= {key: known[key] for key in ("gradient", "gradient_seconds")}
+    elif record["convolutional"]:
+        start = time.process_time()
+        try:
+            record["gradient"] = gradient(record, **option)
+        except ValueError as error:
+            record["why"] = str(error)
+        record["gradient_seconds"] = round(time.process_time() - start, 2)
+    judge(record)
+    return record
+
+
+def sort_out(name: str, option: dict[str, int], known: dict[str, Any]) -> dict[str, Any]:
+    """The record of a convolutional network; of another one only that it is not, which is soon seen."""
+    model = build(name, **option)
+    size = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
+    graph = trace(model.forward_features, [(1, *size)], [torch.float32])
+    if is_convolutional(graph) or graph.error is not None:
+        return measure(name, option, known)
+    return {"model": name, **option, "convolutional": False, "status": "not convolutional"}
+
+
+def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str, int], known: Any) -> dict[str, Any]:
+    """What the function makes of the model in a process of its own.
+
+    It may take `MINUTES` of processor time and `GIGABYTES` of memory.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        data = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (data + GIGABYTES * 2**30,) * 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (60 * MINUTES, 60 * MINUTES + 5))
+        try:
+            record = function(name, option, known)
+        except Exception as error:
+            record = {"model": name, **option, "error": f"{type(error).__name__}: {error}"[:300], "status": "error"}
+        with os.fdopen(writer, "w") as stream:
+            json.dump(record, stream)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    if text:
+        return json.loads(text)
+    why = f"the process ended: more than {MINUTES} minutes or {GIGABYTES} GB"
+    return {"model": name, **option, "status": "not compared", "why": why}
+
+
+def sweep(minutes: float, strides: list[int], again: bool) -> None:
+    """Compare as many models as fit the time; the file holds those of earlier runs.
+
+    `again` asks for our answers anew, and compares them to what the gradient said before.
+    """
     path = RESULTS / "introspection_sweep.json"
-    done = json.loads(path.read_text())["records"] if path.exists() else {}
-    options: list[dict[str, Any]] = [{}, *({"output_stride": stride} for stride in strides)]
+    before = json.loads(path.read_text())["records"] if path.exists() else {}
+    done = {} if again else dict(before)
     until = time.monotonic() + 60 * minutes
+
+    def turn(name: str, stride: int | None, function: Callable[..., dict[str, Any]]) -> None:
+        option = {} if stride is None else {"output_stride": stride}
+        key = name if stride is None else f"{name}@{stride}"
+        if time.monotonic() < until:
+            done[key] = limited(function, name, option, before.get(key, {})) | {"file": file_of(name)}
+            write(path, {"command": COMMAND, "machine": machine(), "totals": totals(done), "records": done})
+            print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
+
+    for stride in (None, *strides):
+        for name in names():
+            new = (name if stride is None else f"{name}@{stride}") not in done
+            if new and (stride is None or takes_stride(name, stride, done)):
+                turn(name, stride, sort_out)
+    # The others have no gradient to be held to, but they cost time, and their operations have MACs.
     for name in names():
-        for option in options:
-            key = name + "".join(f"@{value}" for value in option.values())
-            if key in done:
-                continue
-            if time.monotonic() > until:
-                return
-            try:
-                record = compare(name, largest=LARGEST, **option)
-                if not option:
-                    record |= costs_agree(name)
-            except Exception as error:
-                record = {"model": name, **option, "error": f"{type(error).__name__}: {error}"[:300]}
-            record["file"] = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-            done[key] = record
-            write(path, {"machine": machine(), "totals": totals(done), "records": done})
-            print(
-                key, {k: record.get(k) for k in ("equal", "size", "error", "macs_equal", "field_seconds")}, flush=True
-            )
+        if done.get(name, {}).get("status") == "not convolutional" and "macs" not in done[name]:
+            turn(name, None, measure)
+
+
+def takes_stride(name: str, stride: int, records: dict[str, dict[str, Any]]) -> bool:
+    """Whether a convolutional model can be built with this output stride."""
+    if not records.get(name, {}).get("convolutional"):
+        return False
+    try:
+        build(name, output_stride=stride)
+    except Exception:
+        # Each file of timm refuses in its own way.
+        return False
+    return True
 
 
 def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    rows = list(records.values())
-    times = [row["field_seconds"] for row in rows if "field_seconds" in row]
+    rows = {key: row for key, row in records.items() if row.get("convolutional") or row["status"] == "not compared"}
+    default = [row for key, row in rows.items() if "@" not in key and "field_seconds" in row]
+
+    def having(status: str) -> list[str]:
+        return [key for key, row in rows.items() if row["status"] == status]
+
     return {
-        "models": len(rows),
-        "files": len({row.get("file") for row in rows}),
-        "convolutional": sum(bool(row.get("convolutional")) for row in rows),
-        "equal to the gradient": sum(row.get("equal") is True for row in rows),
-        "different": [key for key, row in records.items() if row.get("equal") is False],
-        "gradient not run": sum(isinstance(row.get("oracle"), str) for row in rows),
-        "reported unknown": sum(bool(row.get("unknown")) for row in rows),
-        "errors": [key for key, row in records.items() if "error" in row],
+        "models": sum("@" not in key for key in records),
+        "files": len({row["file"] for row in records.values()}),
+        "convolutional": sum("@" not in key for key in rows),
+        "files of convolutional ones": len({row["file"] for row in rows.values()}),
+        "variants by output stride": sum("@" in key for key in rows),
+        "equal to the gradient": len(having("equal")),
+        "different": having("different"),
+        "unknown": having("unknown"),
+        "not compared": {key: rows[key].get("why") for key in having("not compared")},
+        "errors": {key: row["error"] for key, row in records.items() if "error" in row},
         "MACs different": [key for key, row in records.items() if row.get("macs_equal") is False],
         "parameters different": [key for key, row in records.items() if row.get("parameters_equal") is False],
-        "median field seconds": statistics.median(times) if times else None,
-        "slowest summary seconds": max(
-            (row["summary_seconds"] for row in rows if "summary_seconds" in row), default=None
-        ),
+        "median field seconds": statistics.median(row["field_seconds"] for row in default) if default else None,
+        "slowest summaries": {
+            row["model"]: row["summary_seconds"]
+            for row in sorted(records.values(), key=lambda row: -row.get("summary_seconds", 0))[:5]
+            if "summary_seconds" in row
+        },
     }
 
 
@@ -175,10 +263,11 @@ def main() -> None:
     parser.add_argument("task", choices=["sweep", "speed"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
+    parser.add_argument("--again", action="store_true", help="answer anew, compare to the gradients on record")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.task == "sweep":
-        sweep(options.minutes, [int(part) for part in options.strides.split(",") if part])
+        sweep(options.minutes, [int(part) for part in options.strides.split(",") if part], options.again)
     else:
         speed()
 

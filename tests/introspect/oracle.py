@@ -157,6 +157,51 @@ def _average_pool(
     return pool(x, kernel_size, stride or kernel_size, padding, ceil_mode)
 
 
+class EqualWeights(TorchFunctionMode):
+    """Sums the channels before a convolution or a linear layer whose weights are all equal: the same numbers, in a
+    hundredth of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("conv1d", "conv2d", "conv3d") and not kwargs and len(args) > 2:
+            return _convolution(func, *args)
+        if name == "linear" and not kwargs:
+            return _linear(func, *args)
+        return func(*args, **(kwargs or {}))
+
+
+def _all_equal(weight: Tensor) -> bool:
+    low, high = torch.aminmax(weight)
+    return bool(low == high)
+
+
+def _linear(linear: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not _all_equal(weight):
+        return linear(x, weight, bias)
+    y = (x.sum(-1, keepdim=True) * weight[0, 0]).expand(*x.shape[:-1], weight.shape[0])
+    return y.clone() if bias is None else y + bias
+
+
+def _convolution(
+    conv: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    if not _all_equal(weight):
+        return conv(x, weight, bias, stride, padding, dilation, groups)
+    channel = x.unflatten(1, (groups, -1)).sum(2).flatten(0, 1).unsqueeze(1)
+    y = conv(channel, weight[:1, :1], None, stride, padding, dilation)
+    y = y.squeeze(1).unflatten(0, (-1, groups)).repeat_interleave(weight.shape[0] // groups, 1)
+    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2))
+
+
 def positive(model: nn.Module) -> nn.Module:
     """Positive weights scaled by their fan-in, so that no contribution cancels another and none overflows."""
     model = model.double().eval()
@@ -182,7 +227,7 @@ def reached(
     own place weighs its neighbour by 1e-17 where exact arithmetic has zero. Deep networks have true gradients as small.
     """
     x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
-    with Linearised(local):
+    with EqualWeights(), Linearised(local):
         y = function(x)
 
     def mask(selected: Tensor) -> Tensor:
@@ -211,10 +256,18 @@ def middle_unit(
     """Spans of the unit in the middle of the map along `axis` and of its neighbour, the unit's index, and the map's
     length."""
     y, mask = reached(model, shape, local=True)
-    dim = 2 + axis
-    length = y.shape[dim]
-    unit = length // 2
-    spans = [span(mask(y.select(dim, place)), dim) for place in (unit, unit + 1)]
-    assert spans[0] is not None
-    assert spans[1] is not None
-    return spans[0], spans[1], unit, length
+    found = None
+    # Channels may come last: a channel, taken for a place along the axis, sees all of it.
+    for dim in range(2 + axis, 0, -1):
+        length = y.shape[dim]
+        unit = length // 2
+        if unit + 1 == length:
+            continue
+        first, second = (span(mask(y.select(dim, place)), 2 + axis) for place in (unit, unit + 1))
+        assert first is not None
+        assert second is not None
+        found = found or (first, second, unit, length)
+        if first[0] > 0 or second[1] < shape[2 + axis] - 1:
+            return first, second, unit, length
+    assert found is not None, "a map of a single place"
+    return found
