@@ -121,7 +121,8 @@ def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str
     if child == 0:
         os.close(reader)
         data = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (data + GIGABYTES * 2**30,) * 2)
+        most = data + GIGABYTES * 2**30
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         resource.setrlimit(resource.RLIMIT_CPU, (60 * MINUTES, 60 * MINUTES + 5))
         try:
             record = function(name, option, known)
