@@ -6,9 +6,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convblocks import geometry
+from convblocks.layers import _fusion
 from convblocks.layers._arguments import (
     IntPair,
     LayerFactory,
@@ -26,6 +27,8 @@ from convblocks.layers.separable import separable_parts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from convblocks.ops import Choice
 
 
 class DilatedDownsample(Chain):
@@ -156,6 +159,15 @@ class DilatedDownsample(Chain):
         super().__init__(children)
         _check_smaller(kernel_size, stride, padding, dilation)
         self.in_channels, self.out_channels, self._shown = in_channels, out_channels, shown
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
+        """Apply the block to (N, in_channels, H, W)."""
+        out = _fusion.fused(self, input)
+        return super().forward(input) if out is None else out
+
+    def fusion(self, input: Tensor) -> Choice:  # noqa: A002  (as in forward)
+        """Tell whether one kernel computes the block for an input, without gradients, and why."""
+        return _fusion.choice(self, input)
 
     @classmethod
     def to_size(

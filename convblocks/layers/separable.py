@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from convblocks import geometry
+from convblocks.layers import _fusion
 from convblocks.layers._arguments import (
     IntPair,
     LayerFactory,
@@ -22,6 +24,9 @@ from convblocks.layers._arguments import (
 )
 from convblocks.layers._parts import Chain, convolution, needs_bias, present, stochastic_depth, tail
 from convblocks.layers.blur import BlurDownsample
+
+if TYPE_CHECKING:
+    from convblocks.ops import Choice
 
 
 class DepthwiseSeparableConv(Chain):
@@ -141,8 +146,17 @@ class DepthwiseSeparableConv(Chain):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
         """Apply the block to (N, in_channels, H, W)."""
-        out = super().forward(input)
+        out = _fusion.fused(self, input)
+        if out is None:
+            out = super().forward(input)
         return input + stochastic_depth(out, self.drop_path, self.training) if self.residual else out
+
+    def fusion(self, input: Tensor) -> Choice:  # noqa: A002  (as in forward)
+        """Tell whether one kernel computes the block for an input, without gradients, and why.
+
+        `convblocks.ops.explain` asks this of a whole network.
+        """
+        return _fusion.choice(self, input)
 
 
 def separable_parts(

@@ -1,6 +1,19 @@
-"""Depthwise convolution on CUDA by Triton kernels, chosen over PyTorch's where that was measured to pay."""
+"""Depthwise separable convolution on CUDA by Triton kernels, chosen over PyTorch's where that was measured to pay."""
 
-from convblocks.ops._choice import Choice, at_work, backend, choice, explain
+from convblocks.ops._choice import Choice, at_work, backend, choice
 from convblocks.ops._depthwise import depthwise_conv2d
+from convblocks.ops._explain import explain
+from convblocks.ops._separable import depthwise_separable_conv2d, separable_choice
+from convblocks.ops._stage import Stage
 
-__all__ = ["Choice", "at_work", "backend", "choice", "depthwise_conv2d", "explain"]
+__all__ = [
+    "Choice",
+    "Stage",
+    "at_work",
+    "backend",
+    "choice",
+    "depthwise_conv2d",
+    "depthwise_separable_conv2d",
+    "explain",
+    "separable_choice",
+]

@@ -8,15 +8,19 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-PathName: TypeAlias = Literal["torch", "triton"]
+from convblocks import geometry
+
+PathName: TypeAlias = Literal["torch", "triton", "fused"]
 Backend: TypeAlias = Literal["auto", "torch", "triton"]
+Pair: TypeAlias = tuple[int, int]
 IntPair: TypeAlias = "int | tuple[int, int]"
 
 DECISIONS = Path(__file__).with_name("decisions.json")
@@ -28,7 +32,12 @@ _current: Backend = "auto"
 
 
 class Choice(NamedTuple):
-    """The path of one call: `"torch"` or `"triton"`, and the reason in words."""
+    """The path of one call, and the reason in words.
+
+    Args:
+        path: `"torch"`; `"triton"`, a kernel for this convolution alone; `"fused"`, one for the whole block.
+        reason: why.
+    """
 
     path: PathName
     reason: str
@@ -98,62 +107,37 @@ def choice(
         >>> choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3))
         Choice(path='torch', reason='the input is not on a CUDA device')
     """
+    steps = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    obstacle = unfit(x, (weight, bias)) or unfit_shape(x, weight, bias, *steps)
+    if obstacle:
+        return Choice("torch", obstacle)
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    return decide(x, case(x, weight.shape[2:], steps[0], steps[2], training), "triton")
+
+
+def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
+    """Return why no kernel takes these tensors, whatever their shapes, or ""."""
     if _current == "torch":
-        return Choice("torch", 'the backend is set to "torch"')
+        return 'the backend is set to "torch"'
     device = unfit_device(x.device)
     if device:
-        return Choice("torch", device)
+        return device
     if not torch.compiler.is_compiling() and _transformed():
-        return Choice("torch", "torch.func or forward-mode differentiation is at work")
-    case = _unfit_case(x, weight, bias, _pair(stride), _pair(padding), _pair(dilation))
-    if case:
-        return Choice("torch", case)
-    if _current == "triton":
-        return Choice("triton", 'the backend is set to "triton"')
-    return _decide(x, weight, bias, _pair(stride), _pair(dilation))
+        return "torch.func or forward-mode differentiation is at work"
+    if computed_in(x) not in _DTYPES:
+        return "the dtype is none of float32, float16 and bfloat16"
+    tensors = [t for t in others if t is not None]
+    if any(computed_in(t) != computed_in(x) for t in tensors):
+        return "the weight or the bias is of another dtype than the input"
+    if any(t.device != x.device for t in tensors):
+        return "the weight or the bias is on another device than the input"
+    return ""
 
 
-def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
-    """Tell which path every depthwise convolution of a network takes for an input like `x`, and why.
-
-    The network runs once in evaluation mode, without gradients, and keeps its state.
-
-    Args:
-        module: a block, or a network that contains blocks.
-        x: an input of the shape, dtype, device and layout in question.
-
-    Returns:
-        The name of each depthwise convolution that the blocks built -> its `Choice`, in the order of the calls.
-
-    Examples:
-        >>> from convblocks import DepthwiseSeparableConv
-        >>> explain(DepthwiseSeparableConv(8, 16, 3), torch.zeros(1, 8, 9, 9))
-        {'conv_dw': Choice(path='torch', reason='the input is not on a CUDA device')}
-    """
-    found: dict[str, Choice] = {}
-
-    def record(name: str, part: nn.Module) -> None:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[name] = part.choice(inputs[0])  # pyright: ignore[reportCallIssue]
-
-        handles.append(part.register_forward_pre_hook(look))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    modes = {part: part.training for part in module.modules()}
-    try:
-        parts: dict[str, nn.Module] = dict(module.named_modules())  # pyright: ignore[reportUnknownArgumentType]
-        for name, part in parts.items():
-            if callable(getattr(part, "choice", None)) and isinstance(part, nn.Conv2d):
-                record(name, part)
-        module.eval()
-        with torch.no_grad():
-            module(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, training in modes.items():
-            part.training = training
-    return found
+def computed_in(x: Tensor) -> torch.dtype:
+    """Return the dtype that a convolution works in: its input's, or autocast's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if x.dtype in _DTYPES and torch.is_autocast_enabled(kind) else x.dtype
 
 
 @torch.compiler.assume_constant_result
@@ -191,22 +175,12 @@ def _capability_of(device: torch.device) -> str:
     return ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 
-def _unfit_case(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> str:
+def unfit_shape(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair) -> str:
+    """Return why no kernel takes tensors of such shapes, or ""."""
     if x.dim() != 4 or weight.dim() != 4 or weight.shape[0] != x.shape[1] or weight.shape[1] != 1:
         return "the weight is not (C, 1, height, width) for an input of (N, C, H, W)"
-    if x.dtype not in _DTYPES:
-        return "the dtype is none of float32, float16 and bfloat16"
-    if weight.dtype != x.dtype or (bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1])):
-        return "the weight or the bias is of another dtype or shape than the input asks for"
-    if weight.device != x.device or (bias is not None and bias.device != x.device):
-        return "the weight or the bias is on another device than the input"
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return "the bias has not one number a channel"
     n, c, h, w = x.shape
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
     padded = [size + 2 * p for size, p in zip((h, w), padding, strict=True)]
@@ -220,15 +194,13 @@ def _unfit_case(
     return ""
 
 
-def _decide(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], dilation: tuple[int, int]
-) -> Choice:
+def decide(x: Tensor, key: str, path: PathName) -> Choice:
+    """Return `path`, which can be taken, or PyTorch's where it was not measured to be the slower one."""
+    if _current == "triton":
+        return Choice(path, 'the backend is set to "triton"')
     measured = _TABLE.get(_capability(x.device))
     if measured is None:
         return Choice("torch", "nothing was measured on this kind of GPU")
-    needs = [x, weight] if bias is None else [x, weight, bias]
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in needs)
-    key = case(x, weight.shape[2:], stride, dilation, training)
     if key not in measured:
         return Choice("torch", "no case like this was measured")
     least = measured[key]
@@ -236,15 +208,15 @@ def _decide(
         return Choice("torch", "PyTorch was measured to be as fast or faster")
     if x.numel() < least:
         return Choice("torch", "PyTorch was measured to be as fast or faster at this size")
-    return Choice("triton", "the kernel was measured to be faster at this size")
+    return Choice(path, "the kernel was measured to be faster at this size")
 
 
-def case(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int], training: bool) -> str:
+def case(x: Tensor, kernel: tuple[int, ...], stride: Pair, dilation: Pair, training: bool) -> str:
     """Return the key of the decision table: what a measurement at some sizes stands for at others."""
     layout = "channels_last" if x.is_contiguous(memory_format=torch.channels_last) else "contiguous"
     rate = "undilated" if dilation == (1, 1) else "dilated"
     return (
-        f"{_DTYPES[x.dtype]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout} "
+        f"{_DTYPES[computed_in(x)]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout} "
         f"{'training' if training else 'inference'}"
     )
 
@@ -254,8 +226,14 @@ def read_table(path: Path) -> dict[str, dict[str, int | None]]:
     return json.loads(path.read_text())["decisions"] if path.exists() else {}
 
 
-def _pair(value: IntPair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def pair(name: str, value: IntPair, minimum: int) -> Pair:
+    """Return (height, width) of an argument, checked."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be one integer or a pair (height, width), got {value!r}")
+        return geometry.integer(name, value[0], minimum), geometry.integer(name, value[1], minimum)
+    number = geometry.integer(name, value, minimum)
+    return number, number
 
 
 _TABLE = read_table(DECISIONS)

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convblocks import geometry
-from convblocks.ops._choice import IntPair, choice
+from convblocks.ops._choice import IntPair, choice, computed_in, pair
 
 
 def depthwise_conv2d(
@@ -51,28 +50,12 @@ def depthwise_conv2d(
         >>> depthwise_conv2d(x, weight, padding=2, dilation=2)[0, 0, 2]
         tensor([6., 6., 9., 6., 6.])
     """
-    s, p, d = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
-    kind = x.device.type
-    if x.dtype in _AUTOCAST and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
+    bias = None if bias is None else bias.to(computed_in(bias))
     if choice(x, weight, bias, s, p, d).path == "torch":
         return F.conv2d(x, weight, bias, s, p, d, x.shape[1] if x.dim() == 4 else x.shape[0])
     return _forward(x, weight, bias, s, p, d)
-
-
-# The dtypes that torch casts under autocast; float64 it leaves alone.
-_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _pair(name: str, value: IntPair, minimum: int) -> tuple[int, int]:
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be one integer or a pair (height, width), got {value!r}")
-        return geometry.integer(name, value[0], minimum), geometry.integer(name, value[1], minimum)
-    number = geometry.integer(name, value, minimum)
-    return number, number
 
 
 @torch.library.custom_op("convblocks::depthwise_conv2d", mutates_args=())
@@ -84,12 +67,12 @@ def _forward(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    s, p, d = _pairs(stride, padding, dilation)
+    s, p, d = pairs(stride, padding, dilation)
     if x.is_cuda:
         from convblocks.ops import _launch
 
         return _launch.forward(x, weight, bias, s, p, d)
-    return _channels_last(F.conv2d(x, weight, bias, s, p, d, x.shape[1]))
+    return channels_last(F.conv2d(x, weight, bias, s, p, d, x.shape[1]))
 
 
 @_forward.register_fake
@@ -101,11 +84,7 @@ def _(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    sizes = [
-        (x.shape[axis] + 2 * p - d * (weight.shape[axis] - 1) - 1) // s + 1
-        for axis, s, p, d in zip((2, 3), stride, padding, dilation, strict=True)
-    ]
-    return _empty(x, (x.shape[0], x.shape[1], *sizes))
+    return empty(x, (x.shape[0], x.shape[1], *sizes(x, weight, stride, padding, dilation)))
 
 
 @torch.library.custom_op("convblocks::depthwise_conv2d_backward", mutates_args=())
@@ -118,17 +97,17 @@ def _backward(
     dilation: Sequence[int],
     has_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    s, p, d = _pairs(stride, padding, dilation)
+    s, p, d = pairs(stride, padding, dilation)
     if x.is_cuda:
         from convblocks.ops import _launch
 
         dx, dw, db = _launch.backward(dy, x, weight, s, p, d, has_bias)
     else:
-        sizes = [x.shape[1]] if has_bias else None
+        shape = [x.shape[1]] if has_bias else None
         dx, dw, db = torch.ops.aten.convolution_backward(
-            dy, x, weight, sizes, s, p, d, False, [0, 0], x.shape[1], [True, True, has_bias]
+            dy, x, weight, shape, s, p, d, False, [0, 0], x.shape[1], [True, True, has_bias]
         )
-        dx, dw = _channels_last(dx), dw.contiguous()
+        dx, dw = channels_last(dx), dw.contiguous()
     return dx, dw, dy.new_empty(0) if db is None else db
 
 
@@ -142,7 +121,7 @@ def _(
     dilation: Sequence[int],
     has_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(x, x.shape), weight.new_empty(weight.shape), dy.new_empty(weight.shape[0] if has_bias else 0)
+    return empty(x, x.shape), weight.new_empty(weight.shape), dy.new_empty(weight.shape[0] if has_bias else 0)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -177,13 +156,23 @@ def _second_gradients(ctx: Any, ddx: Tensor, ddw: Tensor, ddb: Tensor) -> tuple[
 _backward.register_autograd(_second_gradients, setup_context=_keep_twice)
 
 
-def _pairs(*values: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def pairs(*values: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((value[0], value[1]) for value in values)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return _empty(x, x.shape).copy_(x)
+def sizes(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Return the height and width of a convolution's output."""
+    return [
+        (x.shape[axis] + 2 * p - d * (weight.shape[axis] - 1) - 1) // s + 1
+        for axis, s, p, d in zip((2, 3), stride, padding, dilation, strict=True)
+    ]
 
 
-def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    return empty(x, x.shape).copy_(x)
+
+
+def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -17,31 +17,45 @@ import triton.language as tl
 
 
 @triton.jit
-def _activate(v, ACT: tl.constexpr):
+def activate(v, ACT: tl.constexpr):
+    """An activation by its name in `ACTIVATIONS` of `_stage`; a NaN stays one, as in PyTorch."""
     if ACT == "relu":
-        v = tl.maximum(v, 0.0)
+        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACT == "relu6":
-        v = tl.minimum(tl.maximum(v, 0.0), 6.0)
+        v = _six(v)
     elif ACT == "silu":
         v = v * tl.sigmoid(v)
+    elif ACT == "gelu":
+        v = 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+    elif ACT == "gelu_tanh":
+        # tanh(u) = 2 sigmoid(2 u) - 1
+        v = v * tl.sigmoid(1.5957691216057308 * tl.fma(v * v * v, tl.full(v.shape, 0.044715, tl.float32), v))
+    elif ACT == "hardswish":
+        v = v * _six(v + 3.0) * 0.16666666666666666
     return v
 
 
 @triton.jit
-def _tap(WEIGHT, t: tl.constexpr, TAPS: tl.constexpr, c, c_ok):
+def _six(v):
+    v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def load_tap(WEIGHT, t: tl.constexpr, TAPS: tl.constexpr, c, c_ok):
     return tl.load(WEIGHT + c * TAPS + t, mask=c_ok, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
-def _within(index, size):
+def within(index, size):
     return (index >= 0) & (index < size)
 
 
 @triton.jit
-def _row_of_four(at, step, ok_a, ok_b, ok_c, ok_d, row, size, column):
+def row_of_four(at, step, ok_a, ok_b, ok_c, ok_d, row, size, column):
     """Four neighbouring columns of one row; zeros where the row or a column lies outside."""
     # A condition on a scalar must have the block's shape: Triton's interpreter refuses to combine the two.
-    ok = _within(tl.zeros(ok_a.shape, tl.int32) + row, size)
+    ok = within(tl.zeros(ok_a.shape, tl.int32) + row, size)
     a = tl.load(at, mask=(ok_a & ok)[:, None] & column, other=0.0)
     b = tl.load(at + step, mask=(ok_b & ok)[:, None] & column, other=0.0)
     c = tl.load(at + 2 * step, mask=(ok_c & ok)[:, None] & column, other=0.0)
@@ -51,7 +65,7 @@ def _row_of_four(at, step, ok_a, ok_b, ok_c, ok_d, row, size, column):
 
 @triton.jit
 def _row_of_two(at, step, ok_0, ok_1, row, size, column):
-    ok = _within(tl.zeros(ok_0.shape, tl.int32) + row, size)
+    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
     a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
     b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
     return a, b
@@ -105,15 +119,15 @@ def rows_forward(
     # Strips at the bottom have fewer rows.
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
 
-    w00 = _tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = _tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = _tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = _tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = _tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = _tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = _tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = _tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = _tap(WEIGHT, 8, 9, c, c_ok)
+    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
+    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
+    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
+    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
+    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
+    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
+    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
+    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
+    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
     if HAS_SCALE:
         scale = tl.load(SCALE + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
     if HAS_SHIFT:
@@ -127,10 +141,10 @@ def rows_forward(
         n = (u // PAIRS).to(tl.int64)
         w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
         left = w - PW
-        ok_a = u_ok & _within(left, W)
-        ok_b = u_ok & _within(left + DW, W)
-        ok_c = u_ok & _within(left + 2 * DW, W)
-        ok_d = u_ok & _within(left + 3 * DW, W)
+        ok_a = u_ok & within(left, W)
+        ok_b = u_ok & within(left + DW, W)
+        ok_c = u_ok & within(left + 2 * DW, W)
+        ok_d = u_ok & within(left + 3 * DW, W)
         ok_0 = u_ok & (w < WO)
         ok_1 = u_ok & (w + DW < WO)
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
@@ -142,11 +156,11 @@ def rows_forward(
         q1 = zero
         h = first - PH
         if PREFETCH:
-            ra, rb, rc, rd = _row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
         for k in range(rows + 2):
             h = first + k * DH - PH
             if not PREFETCH:
-                ra, rb, rc, rd = _row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+                ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
@@ -154,7 +168,7 @@ def rows_forward(
             if PREFETCH:
                 # On its way while this row is worked on. There is none after the last.
                 h = tl.where(k <= rows, h + DH, -1)
-                ra, rb, rc, rd = _row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+                ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
             y0 = tl.fma(xc, w22, tl.fma(xb, w21, tl.fma(xa, w20, p0)))
             y1 = tl.fma(xd, w22, tl.fma(xc, w21, tl.fma(xb, w20, p1)))
             p0 = tl.fma(xc, w12, tl.fma(xb, w11, tl.fma(xa, w10, q0)))
@@ -167,8 +181,8 @@ def rows_forward(
             elif HAS_SHIFT:
                 y0 = y0 + shift
                 y1 = y1 + shift
-            y0 = _activate(y0, ACT)
-            y1 = _activate(y1, ACT)
+            y0 = activate(y0, ACT)
+            y1 = activate(y1, ACT)
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
             out = y_at + (first + (k - 2) * DH) * WO * C
             tl.store(out, y0.to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
@@ -219,15 +233,15 @@ def rows_backward(
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(H - first, DH))
 
-    w00 = _tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = _tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = _tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = _tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = _tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = _tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = _tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = _tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = _tap(WEIGHT, 8, 9, c, c_ok)
+    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
+    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
+    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
+    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
+    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
+    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
+    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
+    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
+    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
     d00 = zero
@@ -247,10 +261,10 @@ def rows_backward(
         n = (u // PAIRS).to(tl.int64)
         w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
         left = w + PW - 2 * DW
-        ok_a = u_ok & _within(left, WO)
-        ok_b = u_ok & _within(left + DW, WO)
-        ok_c = u_ok & _within(left + 2 * DW, WO)
-        ok_d = u_ok & _within(left + 3 * DW, WO)
+        ok_a = u_ok & within(left, WO)
+        ok_b = u_ok & within(left + DW, WO)
+        ok_c = u_ok & within(left + 2 * DW, WO)
+        ok_d = u_ok & within(left + 3 * DW, WO)
         ok_0 = u_ok & (w < W)
         ok_1 = u_ok & (w + DW < W)
         g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
@@ -268,13 +282,13 @@ def rows_backward(
         x11 = zero
         g_row = first + PH - 2 * DH
         if PREFETCH:
-            ra, rb, rc, rd = _row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
+            ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
             r0, r1 = _row_of_two(x_at + first * W * C, DW * C, ok_0, ok_1, 0, rows, column)
         for k in range(rows + 2):
             h = first + k * DH
             g_row = h + PH - 2 * DH
             if not PREFETCH:
-                ra, rb, rc, rd = _row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
+                ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
                 r0, r1 = _row_of_two(x_at + h * W * C, DW * C, ok_0, ok_1, k, rows, column)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
@@ -285,7 +299,7 @@ def rows_backward(
             if PREFETCH:
                 # On its way while this row is worked on. There is none after the last.
                 g_row = tl.where(k <= rows, g_row + DH, -1)
-                ra, rb, rc, rd = _row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
+                ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
                 r0, r1 = _row_of_two(x_at + (h + DH) * W * C, DW * C, ok_0, ok_1, k + 1, rows, column)
             y0 = tl.fma(ga, w02, tl.fma(gb, w01, tl.fma(gc, w00, p0)))
             y1 = tl.fma(gb, w02, tl.fma(gc, w01, tl.fma(gd, w00, p1)))
@@ -376,7 +390,7 @@ def gather_forward(
         h = ho * SH + i * DH - PH
         for j in tl.static_range(KW):
             w = wo * SW + j * DW - PW
-            ok = p_ok & _within(h, H) & _within(w, W)
+            ok = p_ok & within(h, H) & within(w, W)
             x = tl.load(image + ((h * W + w) * C)[:, None], mask=ok[:, None] & column, other=0.0).to(tl.float32)
             tap = tl.load(WEIGHT + c * (KH * KW) + i * KW + j, mask=c_ok, other=0.0).to(tl.float32)
             sums = tl.fma(x, tl.broadcast_to(tap[None, :], (BP, BC)), sums)

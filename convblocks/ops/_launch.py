@@ -29,6 +29,8 @@ class Tiling(NamedTuple):
     warps: int = 4
     prefetch: bool = True
     """Load the next row while this one is worked on."""
+    stages: int = 3
+    """Rows on their way at a time, in a fused kernel."""
 
 
 ROWS_FORWARD = Tiling()
@@ -37,7 +39,7 @@ GATHER_FORWARD = Tiling(block=64)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
 
 # Programs worth having: some for each of the 132 multiprocessors of a large GPU.
-_PROGRAMS = 2048
+PROGRAMS = 2048
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -80,7 +82,7 @@ def forward(
     sizes = (n, h, w, units, ho, wo, *dilation, *padding)
     with torch.cuda.device_of(x):
         if rolling:
-            plan = _plan(n, c, ho, wo, dilation, tiling)
+            plan = plan_rows(n, c, ho, wo, dilation, tiling)
             kernels.rows_forward[(plan.programs,)](
                 x,
                 weight,
@@ -100,7 +102,7 @@ def forward(
                 **common,
             )
         else:
-            grid = _blocks(n * ho * wo, tiling.block) * _blocks(c, tiling.channels)
+            grid = blocks(n * ho * wo, tiling.block) * blocks(c, tiling.channels)
             kernels.gather_forward[(grid,)](
                 x,
                 weight,
@@ -142,7 +144,7 @@ def backward(
     bias: Tensor | None = None
     with torch.cuda.device_of(x):
         if rolling:
-            plan = _plan(n, c, h, w, dilation, tiling)
+            plan = plan_rows(n, c, h, w, dilation, tiling)
             part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
             part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
             kernels.rows_backward[(plan.programs,)](
@@ -165,11 +167,11 @@ def backward(
             if has_bias:
                 bias = part_bias.sum(0).to(dy.dtype)
         else:
-            chunks = _blocks(n * h * w, tiling.block)
-            tiles = tiling.tiles or max(1, chunks * _blocks(c, tiling.channels) // _PROGRAMS)
-            chunks = _blocks(chunks, tiles)
+            chunks = blocks(n * h * w, tiling.block)
+            tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
+            chunks = blocks(chunks, tiles)
             part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
-            kernels.gather_backward[(chunks * _blocks(c, tiling.channels),)](
+            kernels.gather_backward[(chunks * blocks(c, tiling.channels),)](
                 x,
                 weight,
                 dy,
@@ -189,7 +191,7 @@ def backward(
         return out, part.sum(0).to(weight.dtype).view(weight.shape), bias
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     rows: int
     strips: int
     pairs: int
@@ -198,25 +200,25 @@ class _Plan(NamedTuple):
     programs: int
 
 
-def _plan(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling) -> _Plan:
+def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling) -> Plan:
     # Strips of equal length: two of 14 rows for 28, not 16 and 12.
-    residue = _blocks(height, dilation[0])
-    groups = _blocks(residue, tiling.rows)
-    rows = _blocks(residue, groups)
+    residue = blocks(height, dilation[0])
+    groups = blocks(residue, tiling.rows)
+    rows = blocks(residue, groups)
     strips = groups * min(dilation[0], height)
-    pairs = _blocks(_blocks(width, dilation[1]), 2) * min(dilation[1], width)
-    chunks = _blocks(n * pairs, tiling.block)
-    blocks = _blocks(c, tiling.channels)
-    tiles = tiling.tiles or min(8, max(1, chunks * strips * blocks // _PROGRAMS))
-    chunks = _blocks(chunks, tiles)
-    return _Plan(rows, strips, pairs, tiles, chunks, chunks * strips * blocks)
+    pairs = blocks(blocks(width, dilation[1]), 2) * min(dilation[1], width)
+    chunks = blocks(n * pairs, tiling.block)
+    across = blocks(c, tiling.channels)
+    tiles = tiling.tiles or min(8, max(1, chunks * strips * across // PROGRAMS))
+    chunks = blocks(chunks, tiles)
+    return Plan(rows, strips, pairs, tiles, chunks, chunks * strips * across)
 
 
 def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     """Narrow the block of channels to the tensor and give what is won to the positions; halve the steps of float32."""
     width = tiling.channels
     # A block that reaches past the last channel works in vain there: take the widest that wastes little.
-    while width > 16 and _blocks(channels, width) * width > 1.125 * channels:
+    while width > 16 and blocks(channels, width) * width > 1.125 * channels:
         width //= 2
     block = tiling.block * tiling.channels // width
     return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
@@ -229,5 +231,5 @@ def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
     return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False}
 
 
-def _blocks(size: int, block: int) -> int:
+def blocks(size: int, block: int) -> int:
     return -(-size // block)

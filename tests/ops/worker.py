@@ -42,6 +42,32 @@ def _start() -> None:
     torch.set_num_threads(1)
     # Memory that nobody wrote to reads as NaN.
     torch.use_deterministic_algorithms(True)
+    _mend()
+
+
+def _mend() -> None:
+    """Correct what Triton's interpreter does otherwise than a GPU.
+
+    It cuts float32 off where it should round to bfloat16, and multiplies the bits of bfloat16 matrices as integers.
+    """
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+
+    def rounding(self, src, dst_type):
+        if (src.dtype.scalar, dst_type.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, src, dst_type)
+        rounded = torch.from_numpy(np.array(src.data, np.float32)).bfloat16().view(torch.int16)
+        return TensorHandle(rounded.numpy().view(np.uint16), tl.bfloat16)
+
+    def widening(self, a, b, *rest):
+        a, b = (cast(self, t, tl.float32) if t.dtype.scalar == tl.bfloat16 else t for t in (a, b))
+        return dot(self, a, b, *rest)
+
+    InterpreterBuilder.cast_impl = rounding
+    InterpreterBuilder.create_dot = widening
 
 
 def refusal() -> str:

@@ -1,0 +1,129 @@
+"""What of a depthwise separable block is one operation in inference, as `convblocks.ops` computes it on CUDA."""
+
+# What torch keeps to itself, hooks above all, and leaves without types.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from convblocks.layers._depthwise import DepthwiseConv2d
+
+if TYPE_CHECKING:
+    from convblocks.ops import Choice, Stage
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_DROPOUTS = (nn.Dropout, nn.Dropout2d)
+
+
+class Parts(NamedTuple):
+    """The arguments of `ops.depthwise_separable_conv2d` that a block's modules stand for."""
+
+    depthwise: Tensor
+    pointwise: Tensor
+    first: Stage
+    second: Stage
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def fused(block: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the block's output from one kernel, or None where its modules are to be called one by one."""
+    # What torch.fx hands over is no tensor: a symbolic trace holds the modules.
+    if block.training or not isinstance(cast("object", x), Tensor) or not x.is_cuda:
+        return None
+    from convblocks import ops
+
+    if not ops.at_work():
+        return None
+    found = parts(block)
+    if isinstance(found, str) or ops.separable_choice(x, *found).path != "fused":
+        return None
+    return ops.depthwise_separable_conv2d(x, *found)
+
+
+def choice(block: nn.Module, x: Tensor) -> Choice:
+    """Tell whether `fused` takes one kernel, and why."""
+    from convblocks import ops
+
+    found = parts(block)
+    return ops.Choice("torch", found) if isinstance(found, str) else ops.separable_choice(x, *found)
+
+
+def parts(block: nn.Module) -> Parts | str:
+    """Read the operation off the modules: convolution, norm and activation, twice; or return why it is another."""
+    from convblocks.ops import Stage
+
+    if _watched_everywhere():
+        return "global hooks watch the modules"
+    convs: list[nn.Conv2d] = []
+    stages: list[Stage] = []
+    last = ""
+    for name, part in block._modules.items():
+        if part is None or type(part) is nn.Identity or (type(part) in _DROPOUTS and not _drops(part)):
+            continue
+        if _watched(part):
+            return f"{name} has hooks or a forward of its own"
+        if isinstance(part, nn.Conv2d):
+            convs.append(part)
+            stages.append(Stage(bias=part.bias))
+            last = "conv"
+            continue
+        act = _activation(part)
+        if act is None and type(part) not in _NORMS:
+            return f"{name} is a {type(part).__name__}, which no kernel computes"
+        if not convs or last == "act" or (last == "norm" and act is None):
+            return f"{name} stands where no kernel has its place"
+        last = "norm" if act is None else "act"
+        if act is not None:
+            stages[-1] = stages[-1]._replace(act=act)
+            continue
+        norm = cast("nn.BatchNorm2d", part)
+        if norm.training or norm.running_mean is None:
+            return f"{name} takes the statistics of the batch"
+        stages[-1] = stages[-1]._replace(
+            mean=norm.running_mean, variance=norm.running_var, weight=norm.weight, shift=norm.bias, eps=norm.eps
+        )
+    if len(convs) != 2 or type(convs[0]) is not DepthwiseConv2d or not _is_pointwise(convs[1]):
+        return "it is not one depthwise and one plain pointwise convolution"
+    dw, pw = convs
+    if dw.padding_mode != "zeros":
+        return f"padding_mode={dw.padding_mode!r}"
+    where = ((dw.stride[0], dw.stride[1]), cast("tuple[int, int]", dw.padding), (dw.dilation[0], dw.dilation[1]))
+    return Parts(dw.weight, pw.weight, stages[0], stages[1], *where)
+
+
+def _activation(part: nn.Module) -> str | None:
+    if type(part) is nn.GELU:
+        return "gelu" if part.approximate == "none" else "gelu_tanh"
+    return _ACTIVATIONS.get(type(part))
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    plain = type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
+    return plain and conv.padding == (0, 0)
+
+
+def _drops(part: nn.Module) -> bool:
+    return part.training and cast("nn.Dropout", part).p > 0
+
+
+def _watched(part: nn.Module) -> bool:
+    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(hooks) or "forward" in part.__dict__
+
+
+def _watched_everywhere() -> bool:
+    module = torch.nn.modules.module
+    return bool(module._global_forward_hooks or module._global_forward_pre_hooks)

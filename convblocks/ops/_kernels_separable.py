@@ -1,0 +1,261 @@
+"""The Triton kernels of a whole depthwise separable block in inference; the names are those of `_kernels`.
+
+O is for the channels of the output, and a 1 or a 2 at the end for what follows the depthwise or the pointwise
+convolution. Between the two nothing leaves the chip: a block of positions by all channels goes from registers into the
+tensor cores.
+"""
+
+# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from convblocks.ops._kernels import activate, load_tap, row_of_four, within
+
+
+@triton.jit
+def load_affine(CONV_BIAS, MEAN, VARIANCE, WEIGHT, SHIFT, EPS: tl.constexpr, HAS: tl.constexpr, c, c_ok):
+    """Return what a convolution's bias and a norm after it make of v: v * scale + shift.
+
+    HAS says what there is: 1 the convolution's bias, 2 a norm, 4 the norm's weight, 8 its bias.
+    """
+    scale = tl.full(c.shape, 1.0, tl.float32)
+    shift = tl.zeros(c.shape, tl.float32)
+    if HAS & 1:
+        shift = tl.load(CONV_BIAS + c, mask=c_ok, other=0.0).to(tl.float32)
+    if HAS & 2:
+        scale = 1.0 / tl.sqrt_rn(tl.load(VARIANCE + c, mask=c_ok, other=1.0).to(tl.float32) + EPS)
+        if HAS & 4:
+            scale *= tl.load(WEIGHT + c, mask=c_ok, other=0.0).to(tl.float32)
+        shift = (shift - tl.load(MEAN + c, mask=c_ok, other=0.0).to(tl.float32)) * scale
+        if HAS & 8:
+            shift += tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)
+    return scale[None, :], shift[None, :]
+
+
+@triton.jit
+def tensor_float(v):
+    """Round float32 to the 10 bits that tensor cores keep of it: they cut the others off."""
+    bits = v.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(v) <= 3.0e38, rounded, v)
+
+
+@triton.jit
+def load_point(POINT, c, c_ok, C, o, o_ok, DTYPE: tl.constexpr):
+    """The pointwise weight, (O, C) in memory, as (C, O)."""
+    weight = tl.load(POINT + o[None, :] * C + c[:, None], mask=c_ok[:, None] & o_ok[None, :], other=0.0).to(DTYPE)
+    if tl.float32 == DTYPE:
+        weight = tensor_float(weight)
+    return weight
+
+
+@triton.jit
+def pointwise(y, point, scale, shift, HAS: tl.constexpr, ACT: tl.constexpr):
+    y = y.to(point.dtype)
+    if point.dtype == tl.float32:
+        y = tensor_float(y)
+    z = tl.dot(y, point, input_precision="tf32")
+    if HAS & 2:
+        z = tl.fma(z, tl.broadcast_to(scale, z.shape), tl.broadcast_to(shift, z.shape))
+    elif HAS & 1:
+        z += shift
+    return activate(z, ACT)
+
+
+@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "ROWS", "STRIPS", "PAIRS", "TILES"])
+def rows_separable(
+    X,
+    WEIGHT,
+    POINT,
+    BIAS_1,
+    MEAN_1,
+    VARIANCE_1,
+    WEIGHT_1,
+    SHIFT_1,
+    BIAS_2,
+    MEAN_2,
+    VARIANCE_2,
+    WEIGHT_2,
+    SHIFT_2,
+    Y,
+    N,
+    H,
+    W,
+    UNITS,
+    UNITS_O,
+    HO,
+    WO,
+    DH,
+    DW,
+    PH,
+    PW,
+    ROWS,
+    STRIPS,
+    PAIRS,
+    TILES,
+    UNIT: tl.constexpr,
+    UNIT_O: tl.constexpr,
+    HAS_1: tl.constexpr,
+    HAS_2: tl.constexpr,
+    EPS_1: tl.constexpr,
+    EPS_2: tl.constexpr,
+    ACT_1: tl.constexpr,
+    ACT_2: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    STAGES: tl.constexpr,
+    BU: tl.constexpr,
+    BC: tl.constexpr,
+    BO: tl.constexpr,
+):
+    """`rows_forward` with the rest of the block behind it: the same units, strips and tiles.
+
+    The loop is a pipeline: rows are copied into shared memory while earlier ones are worked on.
+    """
+    C = UNITS * UNIT
+    O = UNITS_O * UNIT_O  # noqa: E741
+    pid = tl.program_id(0)
+    c = tl.arange(0, BC)
+    c_ok = (c < C) if not EVEN_C else (c >= 0)
+    o = tl.arange(0, BO)
+    o_ok = (o < O) if not EVEN_O else (o >= 0)
+    strip = pid % STRIPS
+    chunk = pid // STRIPS
+    first = (strip // DH) * ROWS * DH + strip % DH
+    # Strips at the bottom have fewer rows.
+    rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
+
+    scale_1, shift_1 = load_affine(BIAS_1, MEAN_1, VARIANCE_1, WEIGHT_1, SHIFT_1, EPS_1, HAS_1, c, c_ok)
+    scale_2, shift_2 = load_affine(BIAS_2, MEAN_2, VARIANCE_2, WEIGHT_2, SHIFT_2, EPS_2, HAS_2, o, o_ok)
+    # The first scale goes into the taps, and the sums start at the first shift: neither costs anything an element.
+    w00 = load_tap(WEIGHT, 0, 9, c, c_ok) * scale_1
+    w01 = load_tap(WEIGHT, 1, 9, c, c_ok) * scale_1
+    w02 = load_tap(WEIGHT, 2, 9, c, c_ok) * scale_1
+    w10 = load_tap(WEIGHT, 3, 9, c, c_ok) * scale_1
+    w11 = load_tap(WEIGHT, 4, 9, c, c_ok) * scale_1
+    w12 = load_tap(WEIGHT, 5, 9, c, c_ok) * scale_1
+    w20 = load_tap(WEIGHT, 6, 9, c, c_ok) * scale_1
+    w21 = load_tap(WEIGHT, 7, 9, c, c_ok) * scale_1
+    w22 = load_tap(WEIGHT, 8, 9, c, c_ok) * scale_1
+    point = load_point(POINT, c, c_ok, C, o, o_ok, X.dtype.element_ty)
+    zero = tl.zeros((BU, BC), tl.float32)
+    start = tl.broadcast_to(shift_1, (BU, BC))
+    column = c_ok[None, :]
+
+    for tile in range(TILES):
+        u = (chunk * TILES + tile) * BU + tl.arange(0, BU)
+        u_ok = u < N * PAIRS
+        n = (u // PAIRS).to(tl.int64)
+        w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
+        left = w - PW
+        ok_a = u_ok & within(left, W)
+        ok_b = u_ok & within(left + DW, W)
+        ok_c = u_ok & within(left + 2 * DW, W)
+        ok_d = u_ok & within(left + 3 * DW, W)
+        ok_0 = u_ok & (w < WO)
+        ok_1 = u_ok & (w + DW < WO)
+        x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
+        y_at = Y + (n * (HO * WO * O))[:, None] + ((w * O)[:, None] + o[None, :])
+        p0 = zero
+        p1 = zero
+        q0 = zero
+        q1 = zero
+        for k in tl.range(rows + 2, num_stages=STAGES):
+            h = first + k * DH - PH
+            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            xa = ra.to(tl.float32)
+            xb = rb.to(tl.float32)
+            xc = rc.to(tl.float32)
+            xd = rd.to(tl.float32)
+            y0 = tl.fma(xc, w22, tl.fma(xb, w21, tl.fma(xa, w20, p0)))
+            y1 = tl.fma(xd, w22, tl.fma(xc, w21, tl.fma(xb, w20, p1)))
+            p0 = tl.fma(xc, w12, tl.fma(xb, w11, tl.fma(xa, w10, q0)))
+            p1 = tl.fma(xd, w12, tl.fma(xc, w11, tl.fma(xb, w10, q1)))
+            q0 = tl.fma(xc, w02, tl.fma(xb, w01, tl.fma(xa, w00, start)))
+            q1 = tl.fma(xd, w02, tl.fma(xc, w01, tl.fma(xb, w00, start)))
+            done = (tl.zeros((BU,), tl.int32) + k) >= 2
+            out = y_at + (first + (k - 2) * DH) * WO * O
+            z = pointwise(activate(y0, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
+            tl.store(out, z.to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & o_ok[None, :])
+            z = pointwise(activate(y1, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
+            tl.store(out + DW * O, z.to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & o_ok[None, :])
+
+
+@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW"])
+def gather_separable(
+    X,
+    WEIGHT,
+    POINT,
+    BIAS_1,
+    MEAN_1,
+    VARIANCE_1,
+    WEIGHT_1,
+    SHIFT_1,
+    BIAS_2,
+    MEAN_2,
+    VARIANCE_2,
+    WEIGHT_2,
+    SHIFT_2,
+    Y,
+    N,
+    H,
+    W,
+    UNITS,
+    UNITS_O,
+    HO,
+    WO,
+    DH,
+    DW,
+    PH,
+    PW,
+    UNIT: tl.constexpr,
+    UNIT_O: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    HAS_1: tl.constexpr,
+    HAS_2: tl.constexpr,
+    EPS_1: tl.constexpr,
+    EPS_2: tl.constexpr,
+    ACT_1: tl.constexpr,
+    ACT_2: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    BP: tl.constexpr,
+    BC: tl.constexpr,
+    BO: tl.constexpr,
+):
+    """`gather_forward` with the rest of the block behind it, for any kernel and stride."""
+    C = UNITS * UNIT
+    O = UNITS_O * UNIT_O  # noqa: E741
+    c = tl.arange(0, BC)
+    c_ok = (c < C) if not EVEN_C else (c >= 0)
+    column = c_ok[None, :]
+    o = tl.arange(0, BO)
+    o_ok = (o < O) if not EVEN_O else (o >= 0)
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    p_ok = p < N * HO * WO
+    wo = p % WO
+    ho = p // WO % HO
+    n = (p // WO // HO).to(tl.int64)
+    image = X + (n * (H * W * C))[:, None] + c[None, :]
+    sums = tl.zeros((BP, BC), tl.float32)
+    for i in range(KH):
+        h = ho * SH + i * DH - PH
+        for j in tl.static_range(KW):
+            w = wo * SW + j * DW - PW
+            ok = p_ok & within(h, H) & within(w, W)
+            x = tl.load(image + ((h * W + w) * C)[:, None], mask=ok[:, None] & column, other=0.0).to(tl.float32)
+            tap = tl.load(WEIGHT + c * (KH * KW) + i * KW + j, mask=c_ok, other=0.0).to(tl.float32)
+            sums = tl.fma(x, tl.broadcast_to(tap[None, :], (BP, BC)), sums)
+    scale, shift = load_affine(BIAS_1, MEAN_1, VARIANCE_1, WEIGHT_1, SHIFT_1, EPS_1, HAS_1, c, c_ok)
+    y = tl.fma(sums, tl.broadcast_to(scale, (BP, BC)), tl.broadcast_to(shift, (BP, BC)))
+    scale, shift = load_affine(BIAS_2, MEAN_2, VARIANCE_2, WEIGHT_2, SHIFT_2, EPS_2, HAS_2, o, o_ok)
+    point = load_point(POINT, c, c_ok, C, o, o_ok, X.dtype.element_ty)
+    z = pointwise(activate(y, ACT_1), point, scale, shift, HAS_2, ACT_2)
+    out = Y + (n * (HO * WO * O))[:, None] + (((ho * WO + wo) * O)[:, None] + o[None, :])
+    tl.store(out, z.to(Y.dtype.element_ty), mask=p_ok[:, None] & o_ok[None, :])

@@ -1,0 +1,219 @@
+"""depthwise_separable_conv2d: a whole block in one kernel, for inference."""
+
+# What torch.library leaves without types.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convblocks.ops._choice import Choice, IntPair, Pair, case, choice, computed_in, decide, pair, unfit, unfit_shape
+from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
+from convblocks.ops._stage import ACTIVATIONS, Stage
+
+# Up to here the registers and the shared memory of one program suffice.
+_WIDEST = 128
+_WIDEST_OUT = 256
+_WEIGHT_BYTES = 2**15
+
+
+def depthwise_separable_conv2d(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage | None = None,
+    second: Stage | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """Compute a depthwise separable block: depthwise -> `first` -> pointwise -> `second`.
+
+    On a CUDA device, where no gradient is asked for and `backend` and the case allow it, one Triton kernel computes it
+    all: x is read once, the result written once, and nothing in between leaves the chip. Sums are in float32, what goes
+    into the pointwise convolution is rounded to the dtype of x, and the result is channels_last. In all other cases it
+    is `depthwise_conv2d` and PyTorch's operations, with gradients; `separable_choice` tells which, and why.
+
+    Args:
+        x: (N, C, H, W).
+        depthwise: (C, 1, kernel height, kernel width).
+        pointwise: (O, C, 1, 1).
+        first: what follows the depthwise convolution; None for nothing.
+        second: what follows the pointwise convolution; None for nothing.
+        stride: of the depthwise convolution: one integer or (height, width).
+        padding: zeros on both sides of an axis: one integer or (height, width).
+        dilation: distance between the taps of the kernel: one integer or (height, width).
+
+    Shape:
+        - Input: (N, C, H, W)
+        - Output: (N, O, H', W') with H' = floor((H + 2 * padding - dilation * (kernel height - 1) - 1) / stride) + 1
+
+    Raises:
+        ValueError: `stride`, `padding` or `dilation` is neither an integer in its range nor a pair of them; an
+            activation that `Stage` does not name; a norm of which mean or variance is missing.
+
+    Examples:
+        >>> x, depthwise, pointwise = torch.ones(1, 2, 5, 5), torch.ones(2, 1, 3, 3), torch.ones(1, 2, 1, 1)
+        >>> depthwise_separable_conv2d(x, depthwise, pointwise, second=Stage(bias=torch.tensor([-12.0]), act="relu"))
+        tensor([[[[6., 6., 6.],
+                  [6., 6., 6.],
+                  [6., 6., 6.]]]])
+    """
+    first, second = _checked("first", first), _checked("second", second)
+    s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if separable_choice(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
+        stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
+        return _separable(x.to(computed_in(x)), depthwise, pointwise, *stages, s, p, d)
+    y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
+    return second.rest(F.conv2d(y, pointwise, second.bias))
+
+
+def separable_choice(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage | None = None,
+    second: Stage | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Choice:
+    """Tell whether `depthwise_separable_conv2d` takes its one kernel with these arguments, and why.
+
+    Where it does not, the path is that of `depthwise_conv2d`, and the reason that of this function.
+
+    Args:
+        x: as there, and so are the others; only shapes, dtypes, devices and layouts are looked at.
+        depthwise: (C, 1, kernel height, kernel width).
+        pointwise: (O, C, 1, 1).
+        first: what follows the depthwise convolution.
+        second: what follows the pointwise convolution.
+        stride: one integer or (height, width).
+        padding: likewise.
+        dilation: likewise.
+
+    Examples:
+        >>> separable_choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3), torch.zeros(16, 8, 1, 1))
+        Choice(path='torch', reason='the input is not on a CUDA device')
+    """
+    first, second = first or Stage(), second or Stage()
+    s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    obstacle = _unfit(x, depthwise, pointwise, first, second, s, p, d)
+    found = Choice("torch", obstacle) if obstacle else decide(x, separable_case(x, depthwise, pointwise, s, d), "fused")
+    return found if found.path == "fused" else found._replace(path=choice(x, depthwise, first.bias, s, p, d).path)
+
+
+def _unfit(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> str:
+    norms = [*first.tensors()[1:], *second.tensors()[1:]]
+    tensors = [x, depthwise, pointwise, first.bias, second.bias, *norms]
+    obstacle = unfit(x, tensors[1:5]) or unfit_shape(x, depthwise, first.bias, stride, padding, dilation)
+    if obstacle:
+        return obstacle
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return "gradients are asked for"
+    o, c = pointwise.shape[0], x.shape[1]
+    if pointwise.shape[1:] != (c, 1, 1) or o == 0:
+        return "the pointwise weight is not (O, C, 1, 1)"
+    if c > _WIDEST or o > _WIDEST_OUT or _width(c) * _width(o) * computed_in(x).itemsize > _WEIGHT_BYTES:
+        return "the pointwise weight is too large to be kept on the chip"
+    if computed_in(x) is torch.float32 and not torch.compiler.is_compiling() and not tensor_float():
+        return "the product of float32 in tensor cores is TF32, which torch.backends.cudnn.allow_tf32 forbids"
+    if any(t is not None and (t.device != x.device or not t.is_floating_point()) for t in norms):
+        return "the norm is on another device than the input, or no floating-point one"
+    lengths = [*((t, c) for t in first.tensors()), *((t, o) for t in second.tensors())]
+    if any(t is not None and t.shape != (size,) for t, size in lengths):
+        return "a bias or norm has not one number a channel"
+    return ""
+
+
+def separable_case(x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, dilation: Pair) -> str:
+    """Return the key of the decision table: that of the depthwise convolution, and the channels that blocks reach."""
+    channels = f"{_width(pointwise.shape[1])} to {_width(pointwise.shape[0])}"
+    return f"separable {channels} {case(x, depthwise.shape[2:], stride, dilation, training=False)}"
+
+
+def tensor_float() -> bool:
+    """Whether PyTorch's convolutions may round float32 to TF32."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        return cudnn.allow_tf32
+    except RuntimeError:
+        # Set by the newer of torch's two interfaces.
+        return cudnn.conv.fp32_precision == "tf32"
+
+
+def _width(channels: int) -> int:
+    return max(16, 1 << (channels - 1).bit_length())
+
+
+def _checked(name: str, stage: Stage | None) -> Stage:
+    if stage is None:
+        return Stage()
+    if stage.act not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"{name}.act must be one of {known}, got {stage.act!r}")
+    if (stage.mean is None) != (stage.variance is None):
+        raise ValueError(f"{name} has a mean or a variance but not both: a norm needs the two")
+    if stage.mean is None and not (stage.weight is None and stage.shift is None):
+        raise ValueError(f"{name} has the weight or shift of a norm, but no mean and variance")
+    return stage
+
+
+@torch.library.custom_op("convblocks::depthwise_separable_conv2d", mutates_args=())
+def _separable(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Sequence[Tensor | None],
+    second: Sequence[Tensor | None],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    s, p, d = pairs(stride, padding, dilation)
+    act_1, act_2 = acts.split(",")
+    one, two = Stage.of(first, eps[0], act_1), Stage.of(second, eps[1], act_2)
+    if x.is_cuda and (x.dtype is not torch.float32 or tensor_float()):
+        from convblocks.ops import _launch_separable
+
+        return _launch_separable.forward(x, depthwise, pointwise, one, two, s, p, d)
+    # Under autocast the weights are float32 still.
+    depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
+    y = one.rest(F.conv2d(x, depthwise, _cast(one.bias, x), s, p, d, x.shape[1]))
+    return channels_last(two.rest(F.conv2d(y, pointwise, _cast(two.bias, x))))
+
+
+@_separable.register_fake
+def _(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Sequence[Tensor | None],
+    second: Sequence[Tensor | None],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    return empty(x, (x.shape[0], pointwise.shape[0], *sizes(x, depthwise, stride, padding, dilation)))
+
+
+def _cast(bias: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if bias is None else bias.to(x.dtype)

@@ -1,0 +1,102 @@
+"""Runs the kernels of whole blocks in Triton's interpreter; called in the processes of `worker.pool`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convblocks.ops import Stage
+from tests.ops.worker import Pair, laid_out, relative
+
+
+@dataclass(frozen=True)
+class Block:
+    shape: tuple[int, int, int, int]
+    out: int
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    dtype: str = "float32"
+    acts: Pair | tuple[str, str] = ("relu", "relu")
+    parts: tuple[str, str] = ("bias norm affine", "bias norm affine")
+    layout: str = "channels_last"
+    weights: str = ""
+    tiling: dict[str, int] | None = None
+
+
+def block_errors(case: Block, seed: int = 0) -> tuple[float, float]:
+    """Relative error against float64, of the kernel and of PyTorch at the same dtype."""
+    from convblocks.ops import _launch, _launch_separable
+
+    torch.manual_seed(seed)
+    dtype = getattr(torch, case.dtype)
+    weights = getattr(torch, case.weights or case.dtype)
+    c = case.shape[1]
+    x = laid_out(torch.randn(case.shape).to(dtype), case.layout)
+    depthwise = torch.randn(c, 1, *case.kernel).to(weights) / 3
+    pointwise = torch.randn(case.out, c, 1, 1).to(weights) / c**0.5
+    first, second = (
+        stage(size, parts, act, weights) for size, parts, act in zip((c, case.out), case.parts, case.acts, strict=True)
+    )
+    where = (case.stride, case.padding, case.dilation)
+    exact = reference(x, depthwise, pointwise, first, second, where, torch.float64)
+    theirs = reference(x, depthwise, pointwise, first, second, where, dtype)
+    tiling = None if case.tiling is None else _launch.Tiling(**case.tiling)
+    y = _launch_separable.forward(x, depthwise, pointwise, first, second, *where, tiling=tiling)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert y.dtype == dtype
+    return relative(y, exact), relative(theirs, exact)
+
+
+def keeps_what_is_no_number(act: str) -> bool:
+    """Whether a NaN in one pixel reaches the pixels, and those only, that it reaches in PyTorch."""
+    from convblocks.ops import _launch_separable
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 5, 5)
+    x[0, 1, 1, 1] = float("nan")
+    depthwise, pointwise = torch.rand(4, 1, 3, 3), torch.rand(4, 4, 1, 1)
+    where = ((1, 1), (1, 1), (1, 1))
+    found = _launch_separable.forward(x, depthwise, pointwise, Stage(act=act), Stage(act=act), *where)
+    exact = reference(x, depthwise, pointwise, Stage(act=act), Stage(act=act), where, torch.float64)
+    return torch.equal(found.isnan(), exact.isnan()) and bool(exact.isnan().any()) and not bool(exact.isnan().all())
+
+
+def stage(channels: int, parts: str, act: str, dtype: torch.dtype) -> Stage:
+    norm, affine = "norm" in parts, "affine" in parts
+    return Stage(
+        bias=torch.randn(channels).to(dtype) if "bias" in parts else None,
+        mean=torch.randn(channels) if norm else None,
+        variance=torch.rand(channels) + 0.5 if norm else None,
+        weight=torch.randn(channels) if affine else None,
+        shift=torch.randn(channels) if affine else None,
+        eps=1e-3,
+        act=act,
+    )
+
+
+def reference(x, depthwise, pointwise, first, second, where, dtype):
+    """PyTorch's operations; the product of float32 as TF32, whose operands keep 10 bits."""
+
+    def cast(t: Tensor | None, to: torch.dtype = dtype) -> Tensor | None:
+        return None if t is None else t.to(to)
+
+    def stats(s: Stage) -> Stage:
+        to = torch.float64 if dtype == torch.float64 else torch.float32
+        return Stage.of([cast(s.bias), *(cast(t, to) for t in s.tensors()[1:])], s.eps, s.act)
+
+    one, two = stats(first), stats(second)
+    y = one.rest(F.conv2d(cast(x), cast(depthwise), one.bias, *where, x.shape[1]))
+    point = cast(pointwise)
+    if dtype == torch.float32:
+        y, point = ten_bits(y), ten_bits(point)
+    return two.rest(F.conv2d(y, point, two.bias))
+
+
+def ten_bits(t: Tensor) -> Tensor:
+    mantissa, exponent = torch.frexp(t)
+    return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
