@@ -1,6 +1,6 @@
 """depthwise_separable_conv2d: a whole block in one kernel, for inference."""
 
-# What torch.library leaves without types.
+# What torch leaves without types.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from convblocks.ops._choice import Choice, IntPair, Pair, case, choice, computed_in, decide, pair, unfit, unfit_shape
 from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
@@ -173,7 +173,7 @@ def _checked(name: str, stage: Stage | None) -> Stage:
     return stage
 
 
-@torch.library.custom_op("convblocks::depthwise_separable_conv2d", mutates_args=())
+@library.custom_op("convblocks::depthwise_separable_conv2d", mutates_args=())
 def _separable(
     x: Tensor,
     depthwise: Tensor,

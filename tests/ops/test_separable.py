@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 from convblocks import DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise, deploy, ops
 from convblocks.layers import _fusion
@@ -83,7 +83,7 @@ def test_the_operator_passes_torchs_own_checks(where, bare):
     if bare:
         first, second = Stage(), Stage()
     stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
-    torch.library.opcheck(OPERATOR.default, (x, depthwise, pointwise, *stages, *where))
+    library.opcheck(OPERATOR.default, (x, depthwise, pointwise, *stages, *where))
 
 
 class Layer(nn.Module):
