@@ -18,7 +18,16 @@ def pointwise(call: Call) -> Result:
     return [merged] * len(call.node.outputs)
 
 
-@rule("native_dropout", "hardswish", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "leaky_relu")
+@rule(
+    "native_dropout",
+    "hardswish",
+    "log_sigmoid_forward",
+    "rrelu_with_noise",
+    "_prelu_kernel",
+    "leaky_relu",
+    "complex",
+    "polar",
+)
 def elementwise(call: Call) -> Result:
     """Not tagged pointwise in every version of torch."""
     return pointwise(call)

@@ -71,6 +71,7 @@ CASES = [
         for mode in ("nearest", "nearest-exact", "bilinear", "bicubic")
     ],
     Case("factor forgotten", lambda x: F.interpolate(x, None, 2.3, "linear", recompute_scale_factor=True), (1, 1, 5)),
+    Case("to both corners", lambda x: F.interpolate(x, size=2, mode="linear", align_corners=True), (1, 1, 5)),
     Case("of one column", lambda x: F.interpolate(x, size=(3, 4), mode="bilinear"), (1, 1, 1, 5)),
     Case("to one column", lambda x: F.interpolate(x, None, (0.25, 2), "bilinear", True), (1, 1, 4, 5)),
     Case(

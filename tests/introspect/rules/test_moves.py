@@ -37,6 +37,7 @@ CASES = [
     Case("flip", lambda x: x.flip((0, -1)), (3, 2, 4)),
     Case("rot90", lambda x: (x.rot90(1, (0, 1)), x.rot90(2, (0, 1)), x.rot90(-1, (1, 0))), (3, 4)),
     Case("unfold", lambda x: x.unfold(-1, 3, 2), (2, 8)),
+    Case("unfold of rows that are alike", lambda x: x.sum(0, keepdim=True).expand(8, 2).unfold(0, 3, 2), (8, 2)),
     Case("unfold of what does not vary", lambda x: x.sum(1, keepdim=True).expand(2, 8).unfold(1, 3, 2), (2, 8)),
     Case("diagonal", lambda x: x.diagonal(0, 1, 2), (2, 4, 4)),
     Case("diagonal above", lambda x: x.diagonal(1, -1, 0), (5, 2, 4)),

@@ -10,6 +10,7 @@ from perturbation import NEW, Case, cases, check, weight
 from torch import Tensor
 
 aten = torch.ops.aten
+SOME = weight(1, 2, 3, 2)
 
 
 def _attention(op: str, x: Tensor) -> Any:
@@ -54,6 +55,13 @@ CASES = [
         if hasattr(aten, "_scaled_dot_product_" + name)
     ],
 ]  # fmt: skip
+
+
+CASES += [
+    Case("query alone", lambda x: aten._scaled_dot_product_flash_attention_for_cpu(x, SOME, SOME)[0], (1, 2, 3, 2)),
+    Case("key alone", lambda x: aten._scaled_dot_product_flash_attention_for_cpu(SOME, x, SOME)[0], (1, 2, 3, 2)),
+    Case("value alone", lambda x: aten._scaled_dot_product_flash_attention_for_cpu(SOME, SOME, x)[0], (1, 2, 3, 2)),
+]
 
 
 @cases(*CASES)

@@ -39,6 +39,7 @@ CASES = [
     Case("kth value", lambda x: (*x.kthvalue(2, 1), *x.kthvalue(1, 0, keepdim=True)), (3, 3), 60),
     Case("top of a row", lambda x: x.topk(2, -1), (2, 4), 60),
     Case("top of a column", lambda x: x.topk(1, 0, sorted=False), (3, 2), 60),
+    Case("top of the middle", lambda x: x.topk(1, 1), (2, 3, 2), 60),
     Case("sort", lambda x: (*x.sort(1), *x.sort(dim=-2, descending=True, stable=True)), (3, 3), 60),
     Case("softmax", lambda x: (F.softmax(x, 1), F.log_softmax(x, -1)), (2, 3, 2)),
     Case("safe softmax", lambda x: torch.ops.aten._safe_softmax(x, 1), (2, 3, 2)),
@@ -50,6 +51,7 @@ CASES = [
     Case("spectrum", lambda x: torch.fft.rfft2(x).abs(), (2, 3, 4)),
     Case("spectrum of one dimension and back", lambda x: (torch.fft.fft(x, dim=1).abs(), torch.fft.irfft(torch.fft.rfft(x, dim=0).abs(), 4, dim=0)), (4, 3)),
     Case("spectrum as pairs of numbers", lambda x: torch.view_as_real(torch.fft.rfft(x, dim=1) * (1 + 2j)), (2, 4)),
+    Case("numbers as pairs", lambda x: torch.view_as_real(torch.complex(x, 2 * x) * torch.polar(x[0], x[1])), (2, 3)),
     Case("pairs of numbers to a spectrum and back", lambda x: torch.fft.fft(torch.view_as_complex(x), dim=1).abs(), (2, 3, 2)),
 ]  # fmt: skip
 

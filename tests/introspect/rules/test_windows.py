@@ -45,6 +45,8 @@ CASES = [
     Case("adaptive maximum 1d, 3d", lambda x: (F.adaptive_max_pool1d(x[:, :, 0, 0], 2), F.adaptive_max_pool3d(x, (1, 2, 1))), (1, 1, 2, 3, 4), 80),
     Case("unfold", lambda x: F.unfold(x, (2, 3), (1, 2), (1, 0), (2, 1)), (1, 2, 4, 6)),
     Case("unfold of what does not vary", lambda x: F.unfold(x.mean(1, keepdim=True).expand(1, 2, 3, 4), 2, 1, 1), (1, 2, 3, 4)),
+    Case("unfold of every place", lambda x: F.unfold(x, (3, 2), 1, (1, 0), 1), (1, 2, 3, 4)),
+    Case("fold of every place", lambda x: F.fold(x, (3, 4), (3, 2), 1, (1, 0), 1), (1, 6, 9)),
     Case("unfold and fold", lambda x: F.fold(F.unfold(x, (2, 3), 1, (1, 0), (1, 2)), (4, 5), (2, 3), 1, (1, 0), (1, 2)), (1, 2, 4, 5)),
     Case("fold", lambda x: F.fold(x, (4, 5), (2, 3), (2, 1), 0, (1, 2)), (1, 12, 4)),
     Case("fold with gaps", lambda x: F.fold(x, (1, 5), (1, 1), 1, 0, (2, 2)), (1, 1, 3)),
