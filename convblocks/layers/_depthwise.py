@@ -1,9 +1,10 @@
-"""The depthwise convolution of the blocks: an `nn.Conv2d` that asks `convblocks.ops` for a faster path on CUDA."""
+"""The grouped convolutions of the blocks: right where those of PyTorch are not, and on CUDA perhaps faster."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,11 +12,37 @@ if TYPE_CHECKING:
     from convblocks.ops import Choice
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class GroupedConv2d(nn.Conv2d):
+    """`nn.Conv2d` with groups: the same parameters and text, and the gradient of a dilated kernel in bfloat16 right.
+
+    On a CPU that multiplies bfloat16, oneDNN's gradient of a dilated, grouped kernel holds unwritten memory where the
+    map is some 30 pixels wide or more and the layout channels_last (seen with torch 2.6 and 2.15, at any batch size,
+    from 4 groups on). float32 has another kernel.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  (as nn.Conv2d)
+        if not self._garbled(input):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            wide = None if bias is None else bias.float()
+            return super()._conv_forward(input.float(), weight.float(), wide).to(torch.bfloat16)
+
+    def _garbled(self, x: Tensor) -> bool:
+        # What torch.fx hands over is no tensor: a symbolic trace holds PyTorch's own convolution.
+        if not isinstance(cast("object", x), Tensor) or x.device.type != "cpu" or set(self.dilation) == {1}:
+            return False
+        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return low == torch.bfloat16 and torch.is_grad_enabled() and self.weight.requires_grad
+
+    def _get_name(self) -> str:
+        return "Conv2d"
+
+
+class DepthwiseConv2d(GroupedConv2d):
     """`nn.Conv2d` with one filter a channel: the same parameters, numbers and text, on CUDA perhaps sooner."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  (as nn.Conv2d)
-        # What torch.fx hands over is no tensor: a symbolic trace holds PyTorch's own convolution.
+        # As above, for what torch.fx hands over.
         if not isinstance(cast("object", input), Tensor) or not input.is_cuda:
             return super()._conv_forward(input, weight, bias)
         from convblocks import ops
@@ -36,9 +63,6 @@ class DepthwiseConv2d(nn.Conv2d):
         if self.padding_mode == "zeros":
             return x, cast("tuple[int, int]", self.padding)
         return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0)
-
-    def _get_name(self) -> str:
-        return "Conv2d"
 
 
 def _two(value: tuple[int, ...]) -> tuple[int, int]:

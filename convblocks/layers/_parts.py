@@ -26,7 +26,7 @@ from convblocks.layers._arguments import (
     pair,
     sides,
 )
-from convblocks.layers._depthwise import DepthwiseConv2d
+from convblocks.layers._depthwise import DepthwiseConv2d, GroupedConv2d
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -130,7 +130,7 @@ def convolution(
     if (top, left) != (bottom, right):
         pad = _PAD_LAYERS[padding_mode]((left, right, top, bottom))
         inside = (0, 0)
-    kind = DepthwiseConv2d if 1 < groups == in_channels == out_channels else nn.Conv2d
+    kind = nn.Conv2d if groups == 1 else DepthwiseConv2d if groups == in_channels == out_channels else GroupedConv2d
     conv = kind(
         in_channels, out_channels, kernel, steps, inside, rates, groups, bias, padding_mode, device=device, dtype=dtype
     )
