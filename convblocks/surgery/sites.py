@@ -1,0 +1,67 @@
+"""Where an operation may be replaced: by a module that runs it alone, and that nothing else depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, cast
+
+from torch import nn
+
+from convblocks.deploy.flow import Flow
+from convblocks.introspect.layers import Window, window_of
+from convblocks.introspect.tracing import Node
+from convblocks.layers._depthwise import DepthwiseConv2d
+
+Select: TypeAlias = "Callable[[str, nn.Module], bool]"
+
+
+def image_size(input_size: Sequence[int]) -> tuple[int, int, int]:
+    """Return `input_size` where it is (channels, height, width)."""
+    sizes = list(cast("Sequence[object]", input_size))
+    if len(sizes) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise ValueError(f"input_size must be (channels, height, width), positive whole numbers, got {input_size!r}")
+    return input_size[0], input_size[1], input_size[2]
+
+
+def windows(flow: Flow) -> Iterator[tuple[Node, Window, str]]:
+    """Every convolution and pooling over two axes, with the name of its module, or of the forward it stands in."""
+    seen: set[int] = set()
+    for node in flow.graph.nodes:
+        window = window_of(flow.graph, node)
+        module = flow.module(node)
+        if window is None or window.kind in ("global pool", "transposed conv") or len(window.kernel) != 2:
+            continue
+        where = flow.graph.where(node)
+        if module is None or any(module.children()) or not where:
+            yield node, window, f"{node.op} in {where or 'forward'}"
+        elif id(module) not in seen:
+            seen.add(id(module))
+            yield node, window, where
+
+
+def obstacle(flow: Flow, node: Node, kinds: tuple[type[nn.Module], ...]) -> str:
+    """Why the module that ran an operation cannot be replaced by another; "" where it can."""
+    module = flow.module(node)
+    if module is None or any(module.children()):
+        return "is computed by a plain function"
+    if type(module) not in kinds:
+        return f"is a {type(module).__name__}, whose own forward would be lost"
+    why = flow.obstacle(module)
+    if not why and isinstance(module, nn.Conv2d) and not flow.weight_of(node, module):
+        return "makes its weight anew in every forward pass"
+    return why
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Set the module of that name, in the mode of its parent."""
+    above, _, place = name.rpartition(".")
+    parent = model.get_submodule(above)
+    setattr(parent, place, module.train(parent.training))
+
+
+def short(values: Sequence[int]) -> str:
+    """`3` for (3, 3), `3x5` for (3, 5)."""
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+
+CONVS: tuple[type[nn.Module], ...] = (nn.Conv2d, DepthwiseConv2d)
