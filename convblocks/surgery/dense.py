@@ -15,17 +15,17 @@ from convblocks.introspect.cost import parameter_count
 from convblocks.layers import DepthwiseSeparableConv
 from convblocks.layers._arguments import Padding, choice
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Select, image_size, obstacle, put, short, windows
+from convblocks.surgery.sites import CONVS, Model, Select, image_size, obstacle, put, short, windows
 
 
 def replace_dense_conv(
-    model: nn.Module,
+    model: Model,
     input_size: Sequence[int],
     *,
     depth_multiplier: int = 1,
     init: Literal["low-rank", "scratch"] = "low-rank",
     select: Select | None = None,
-) -> tuple[nn.Module, SurgeryReport]:
+) -> tuple[Model, SurgeryReport]:
     """Return a copy of a network with depthwise separable convolutions in the place of its dense ones.
 
     Every `nn.Conv2d` with a kernel above 1 and no groups becomes a `DepthwiseSeparableConv` of the same stride, padding
@@ -129,8 +129,8 @@ def low_rank(weight: Tensor, block: nn.Module) -> float:
     filters = weight.double().transpose(0, 1).flatten(2)  # (in, out, taps)
     count = conv_dw.out_channels // conv_dw.in_channels
     # The best basis of `count` filters for each input channel: leading eigenvectors of (taps, taps).
-    vectors: Tensor = torch.linalg.eigh(filters.mT @ filters)[1]  # pyright: ignore[reportUnknownMemberType]  (untyped)
-    basis = vectors[..., -count:]
+    basis = cast("Tensor", torch.linalg.eigh(filters.mT @ filters)[1])  # pyright: ignore[reportUnknownMemberType]
+    basis = basis[..., -count:]
     basis = torch.nn.functional.pad(basis, (count - basis.shape[-1], 0))
     mixing = filters @ basis  # (in, out, count)
     with torch.no_grad():

@@ -17,13 +17,13 @@ from convblocks.layers import DilatedDownsample
 from convblocks.layers._arguments import IntPair, LayerFactory, choice, flag, pair
 from convblocks.surgery.dense import low_rank
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Select, image_size, obstacle, put, short, windows
+from convblocks.surgery.sites import CONVS, Model, Select, image_size, obstacle, put, short, windows
 
 Kind: TypeAlias = Literal["conv", "max pool"]
 
 
 def replace_downsampling(
-    model: nn.Module,
+    model: Model,
     input_size: Sequence[int],
     *,
     kinds: Sequence[Kind] = ("conv", "max pool"),
@@ -32,7 +32,7 @@ def replace_downsampling(
     norm_layer: LayerFactory = nn.BatchNorm2d,
     act_layer: LayerFactory = nn.ReLU,
     select: Select | None = None,
-) -> tuple[nn.Module, SurgeryReport]:
+) -> tuple[Model, SurgeryReport]:
     """Return a copy of a network with `DilatedDownsample` in the place of strided convolutions and max-pools.
 
     Strides and the sizes of all maps stay; the kernels reach further. A convolution keeps its kernel size and its

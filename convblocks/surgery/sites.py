@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from convblocks.introspect.layers import Window, window_of
 from convblocks.introspect.tracing import Node
 from convblocks.layers._depthwise import DepthwiseConv2d
 
+Model = TypeVar("Model", bound=nn.Module)
 Select: TypeAlias = "Callable[[str, nn.Module], bool]"
 
 
@@ -44,6 +45,8 @@ def obstacle(flow: Flow, node: Node, kinds: tuple[type[nn.Module], ...]) -> str:
     module = flow.module(node)
     if module is None or any(module.children()):
         return "is computed by a plain function"
+    if not flow.graph.where(node):
+        return "is the network itself"
     if type(module) not in kinds:
         return f"is a {type(module).__name__}, whose own forward would be lost"
     why = flow.obstacle(module)
@@ -54,6 +57,8 @@ def obstacle(flow: Flow, node: Node, kinds: tuple[type[nn.Module], ...]) -> str:
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
     """Set the module of that name, in the mode of its parent."""
+    if not name:
+        raise ValueError(f"model is a bare {type(model).__name__}: wrap it in an nn.Sequential")
     above, _, place = name.rpartition(".")
     parent = model.get_submodule(above)
     setattr(parent, place, module.train(parent.training))

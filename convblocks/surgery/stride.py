@@ -18,7 +18,7 @@ from convblocks.surgery.identity import differences
 from convblocks.surgery.plan import Change, Plan
 from convblocks.surgery.pools import DilatedPool2d, EveryNth
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import image_size, put, short
+from convblocks.surgery.sites import Model, image_size, put, short
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 PADS = (nn.ZeroPad2d, nn.ConstantPad2d)
@@ -26,8 +26,8 @@ POOL_OPS = ("max_pool2d_with_indices", "avg_pool2d")
 
 
 def replace_stride_with_dilation(
-    model: nn.Module, input_size: Sequence[int], output_stride: int, *, exact: bool = True
-) -> tuple[nn.Module, SurgeryReport]:
+    model: Model, input_size: Sequence[int], output_stride: int, *, exact: bool = True
+) -> tuple[Model, SurgeryReport]:
     """Return a copy of a network with a denser map at its end: late strides become dilation, weights stay.
 
     A stride that would take the map beyond `output_stride` becomes 1, and every kernel, pooling and padding after it is

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import convblocks as cb
-from convblocks.surgery import Cost, replace_dense_conv, replace_downsampling
+from convblocks.surgery import Cost, replace_dense_conv, replace_downsampling, replace_stride_with_dilation
 from convblocks.surgery.dense import low_rank, separable
 
 TIMM = ["resnet18", "mobilenetv2_100", "convnext_atto"]
@@ -28,7 +28,10 @@ def test_downsampling_of_a_timm_network_is_replaced(name, separable):
     strided = {n for n, part in model.named_modules() if max(_two(getattr(part, "stride", 1))) > 1}
     assert set(report.replaced) | set(report.kept) == {n for n in strided if not any(model.get_submodule(n).children())}
     assert report.after.last_map == report.before.last_map
-    assert report.after.receptive_field[0] > report.before.receptive_field[0]
+    before, after = report.before.receptive_field[0], report.after.receptive_field[0]
+    assert before is not None
+    assert after is not None
+    assert after > before
     assert changed.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
@@ -105,7 +108,7 @@ def test_a_dense_kernel_of_low_rank_is_found_again():
     dense = nn.Conv2d(6, 10, 3, 2, 1)
     with torch.no_grad():
         dense.weight.copy_(block.conv_pw.weight * block.conv_dw.weight.view(1, 6, 3, 3))
-        dense.bias.copy_(block.conv_pw.bias)
+        dense.bias = block.conv_pw.bias
     changed, report = replace_dense_conv(nn.Sequential(dense), (6, 15, 15))
     x = torch.randn(2, 6, 15, 15)
     torch.testing.assert_close(changed(x), dense(x))
@@ -138,6 +141,14 @@ def test_what_stays_dense_is_named():
         "2": "has 2 groups",
         "3": "is used 2 times in one forward pass",
     }
+
+
+def test_a_network_that_is_one_layer_keeps_it():
+    for operation in (replace_dense_conv, replace_downsampling):
+        _, report = operation(nn.Conv2d(3, 32, 3, 2), (3, 8, 8))
+        assert list(report.kept.values()) == ["is the network itself"]
+    with pytest.raises(ValueError, match=r"model is a bare AvgPool2d: wrap it in an nn\.Sequential"):
+        replace_stride_with_dilation(nn.AvgPool2d(2), (3, 8, 8), 1)
 
 
 def test_weights_from_scratch_are_named():
