@@ -15,7 +15,7 @@ from convblocks.introspect.cost import parameter_count
 from convblocks.layers import DepthwiseSeparableConv
 from convblocks.layers._arguments import Padding, choice
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Model, Select, image_size, obstacle, put, short, windows
+from convblocks.surgery.sites import CONVS, Model, Select, by_kernel, image_size, obstacle, put, windows
 
 
 def replace_dense_conv(
@@ -80,7 +80,7 @@ def replace_dense_conv(
         if parameter_count(block) >= parameter_count(conv):
             report.kept[name] = f"a separable one would have {parameter_count(block):,} parameters, not fewer"
             continue
-        report.replaced[name] = f"{short(window.kernel)} kernel, {conv.in_channels} -> {conv.out_channels} channels"
+        report.replaced[name] = f"{by_kernel(window.kernel)} kernel, {conv.in_channels} -> {conv.out_channels} channels"
         if init == "low-rank":
             share = low_rank(conv.weight.detach(), block)
             report.replaced[name] += f", keeps {share:.0%} of its weights' sum of squares"

@@ -17,7 +17,7 @@ from convblocks.layers import DilatedDownsample
 from convblocks.layers._arguments import IntPair, LayerFactory, choice, flag, pair
 from convblocks.surgery.dense import low_rank
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Model, Select, image_size, obstacle, put, short, windows
+from convblocks.surgery.sites import CONVS, Model, Select, by_kernel, image_size, obstacle, put, short, windows
 
 Kind: TypeAlias = Literal["conv", "max pool"]
 
@@ -96,10 +96,12 @@ def replace_downsampling(
         spread = f"stride {short(window.stride)}, dilation {short(window.dilation)} -> {short(rates)}"
         if isinstance(module, nn.Conv2d):
             block, what = _from_conv(module, padding, rates, separable and window.groups == 1)
-            report.replaced[name] = f"{short(window.kernel)} convolution, {spread}, {what}"
+            report.replaced[name] = f"{by_kernel(window.kernel)} convolution, {spread}, {what}"
         else:
             block = _from_pool(flow, node, window, kernel, padding, rates, separable, norm_layer, act_layer, changed)
-            report.replaced[name] = f"{short(window.kernel)} max-pool, a {short(kernel)} convolution now, {spread}"
+            report.replaced[name] = (
+                f"{by_kernel(window.kernel)} max-pool, a {by_kernel(kernel)} convolution now, {spread}"
+            )
             report.scratch.append(name)
         put(changed, name, block)
     report.after = Cost.of(changed, input_size)

@@ -69,4 +69,9 @@ def short(values: Sequence[int]) -> str:
     return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
 
 
+def by_kernel(kernel: Sequence[int]) -> str:
+    """`3x3` for (3, 3)."""
+    return "x".join(map(str, kernel))
+
+
 CONVS: tuple[type[nn.Module], ...] = (nn.Conv2d, DepthwiseConv2d)
