@@ -99,9 +99,7 @@ def replace_downsampling(
             report.replaced[name] = f"{by_kernel(window.kernel)} convolution, {spread}, {what}"
         else:
             block = _from_pool(flow, node, window, kernel, padding, rates, separable, norm_layer, act_layer, changed)
-            report.replaced[name] = (
-                f"{by_kernel(window.kernel)} max-pool, a {by_kernel(kernel)} convolution now, {spread}"
-            )
+            report.replaced[name] = f"{by_kernel(window.kernel)} max-pool -> {by_kernel(kernel)} convolution, {spread}"
             report.scratch.append(name)
         put(changed, name, block)
     report.after = Cost.of(changed, input_size)
