@@ -192,12 +192,12 @@ def table(result: dict[str, Any]) -> str:
 
 def replaced(page: str, result: dict[str, Any]) -> str:
     """The page with the table of these results between its marks."""
-    start, end = "<!-- table: python examples/cifar10/deploy.py --write -->\n", "\n<!-- end of table -->"
+    start, end = "<!-- table: python examples/cifar10/deploy.py --write -->\n", "<!-- end of table -->"
     before, _, rest = page.partition(start)
     _, found, after = rest.partition(end)
     if not found:
         raise ValueError(f"{PAGE} has no marks for the table")
-    return before + start + table(result) + end + after
+    return before + start + table(result) + "\n" + end + after
 
 
 def main(argv: Sequence[str] | None = None) -> int:

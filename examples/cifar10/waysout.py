@@ -100,10 +100,10 @@ def onnx_runtime(source: Source) -> Deployed:
 
 def int8(source: Source) -> Deployed:
     quantised = quantise(source.export(source.fused()), source.calibration)
-    return Deployed(_frozen(quantised, source), _saved(quantised))
+    return Deployed(_frozen(quantised, source), _bytes(_used(quantised)))
 
 
-def quantise(program: torch.export.ExportedProgram, calibration: Tensor) -> nn.Module:
+def quantise(program: torch.export.ExportedProgram, calibration: Tensor) -> torch.fx.GraphModule:
     """Measure the ranges of all activations on some images, and put int8 weights and rounding into the graph."""
     # torchao takes seconds to import, and the other ways do without.
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -136,7 +136,17 @@ def _frozen(model: nn.Module, source: Source) -> Callable[[Tensor], Tensor]:
     return made
 
 
+def _used(graph: torch.fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors that a graph reads: beside the weights of int8, a quantised one still holds the old ones."""
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    return {name: tensor for name, tensor in graph.state_dict().items() if name in read}
+
+
 def _saved(model: nn.Module) -> int:
+    return _bytes(model.state_dict())
+
+
+def _bytes(tensors: dict[str, Tensor]) -> int:
     file = io.BytesIO()
-    torch.save(model.state_dict(), file)
+    torch.save(tensors, file)
     return len(file.getbuffer())
