@@ -62,7 +62,7 @@ def fused(source: Source) -> Deployed:
 
 
 def bf16(source: Source) -> Deployed:
-    model = source.fused().to(torch.bfloat16, memory_format=torch.channels_last)
+    model = source.fused().to(torch.bfloat16).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> Tensor:
         return model(images.to(torch.bfloat16, memory_format=torch.channels_last)).float()
