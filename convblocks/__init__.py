@@ -17,9 +17,10 @@ from convblocks.layers import (
 )
 
 if TYPE_CHECKING:
-    from convblocks.introspect.audit import Requirements, audit
+    from convblocks.introspect.audit import audit
     from convblocks.introspect.plotting import plot_receptive_field
     from convblocks.introspect.receptive_field import receptive_field
+    from convblocks.introspect.requirements import Requirements
     from convblocks.introspect.summary import summary
     from convblocks.introspect.tiling import halo, tiled
 
@@ -47,7 +48,7 @@ __all__ = [
 
 # Imported when first asked for: a project that only builds networks does not wait for what reasons about them.
 _LAZY = {
-    "Requirements": "audit",
+    "Requirements": "requirements",
     "audit": "audit",
     "halo": "tiling",
     "plot_receptive_field": "plotting",

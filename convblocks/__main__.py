@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from convblocks.introspect.audit import PRESETS, Requirements, audit
+from convblocks.introspect.answers import ReceptiveField
+from convblocks.introspect.audit import audit
 from convblocks.introspect.kinds import KINDS
 from convblocks.introspect.loading import FORMS, load_model
-from convblocks.introspect.receptive_field import ReceptiveField, receptive_field
+from convblocks.introspect.receptive_field import receptive_field
+from convblocks.introspect.requirements import PRESETS, Requirements
 from convblocks.introspect.summary import summary
 
 

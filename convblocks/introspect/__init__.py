@@ -1,8 +1,10 @@
 """What any network sees and costs, and whether it keeps a specification."""
 
-from convblocks.introspect.audit import PRESETS, Audit, AuditFailed, Finding, Requirements, audit
+from convblocks.introspect.answers import Field, ReceptiveField
+from convblocks.introspect.audit import Audit, AuditFailed, audit
 from convblocks.introspect.plotting import plot_receptive_field
-from convblocks.introspect.receptive_field import Field, ReceptiveField, receptive_field
+from convblocks.introspect.receptive_field import receptive_field
+from convblocks.introspect.requirements import PRESETS, Finding, Requirements
 from convblocks.introspect.summary import Summary, summary
 from convblocks.introspect.tiling import Tiling, halo, tiled
 

@@ -10,8 +10,8 @@ from torch import nn
 from convblocks.geometry import effective_kernel_size
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.cost import VIEWS, activation_bytes, reads_parameters, total_macs
-from convblocks.introspect.receptive_field import ReceptiveField
 from convblocks.introspect.registry import spread
 from convblocks.introspect.tracing import Graph, ModuleCall, Node
 

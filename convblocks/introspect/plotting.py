@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.coverage import reached_pixels
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.layers import geometry_rows
-from convblocks.introspect.receptive_field import ReceptiveField, analyse
+from convblocks.introspect.receptive_field import analyse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.answers import Field, ReceptiveField
 from convblocks.introspect.cost import activation_bytes, tensor_bytes, total_macs
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.layers import Layer, LayerList, geometry_rows
-from convblocks.introspect.receptive_field import Field, ReceptiveField, analyse
+from convblocks.introspect.receptive_field import analyse
 from convblocks.introspect.tables import Column, Table
 from convblocks.introspect.tracing import module_of
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.growth import reach
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.propagation import Axis
-from convblocks.introspect.receptive_field import ReceptiveField, analyse
+from convblocks.introspect.receptive_field import analyse
 
 
 @dataclass(frozen=True, slots=True)

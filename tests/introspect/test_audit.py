@@ -6,7 +6,8 @@ import networks
 import pytest
 from torch import nn
 
-from convblocks.introspect.audit import AuditFailed, Finding, Requirements, audit
+from convblocks.introspect.audit import AuditFailed, audit
+from convblocks.introspect.requirements import Finding, Requirements
 from convblocks.introspect.summary import Summary
 
 
