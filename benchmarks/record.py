@@ -17,23 +17,26 @@ def write(path: Path, text: str) -> None:
 
 
 class Record:
-    """The rows of a benchmark with what they depend on.
+    """The rows of a benchmark, the machine that they depend on, and the runs that made them.
 
-    With `resume`, rows of the file that stands there are kept, unless they were measured elsewhere or went wrong.
+    With `resume`, rows of the file that stands there are kept, unless they went wrong.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], identity: Iterable[str], resume: bool = False) -> None:
-        self.path, self.about, self.identity = path, about, tuple(identity)
+    def __init__(
+        self, path: Path, machine: dict[str, Any], run: dict[str, Any], identity: Iterable[str], resume: bool = False
+    ) -> None:
+        self.path, self.machine, self.runs, self.identity = path, machine, [run], tuple(identity)
         self.rows: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         if resume and path.exists():
             before = json.loads(path.read_text())
-            if before["environment"] != about["environment"]:
+            if before["environment"] != machine:
                 raise ValueError(
-                    f"{path} was measured with {before['environment']}, this is {about['environment']}: "
-                    f"name another --output, or leave --resume out"
+                    f"{path} was measured with {before['environment']}, this is {machine}: name another --output, or "
+                    f"leave --resume out"
                 )
             self.rows = [row for row in before["rows"] if row["status"] == "ok"]
+            self.runs = [*before["runs"], run]
 
     def has(self, job: dict[str, Any]) -> bool:
         """Whether some row is of this job."""
@@ -47,7 +50,7 @@ class Record:
 
     def save(self) -> None:
         """Write all there is."""
-        content = self.about | {"left_out": self.left_out, "rows": self.rows}
+        content = {"environment": self.machine, "runs": self.runs, "left_out": self.left_out, "rows": self.rows}
         write(self.path, json.dumps(content, indent=1) + "\n")
 
     def _key(self, row: dict[str, Any]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 from convblocks import ops
@@ -87,7 +88,7 @@ def ready(module: nn.Module, way: Way, shape: tuple[int, ...]) -> nn.Module:
     torch.compiler.reset()
     options: dict[str, Any] = {
         "default": {},
-        "frozen": {"options": {"freezing": True}},
+        "frozen": {},
         "max-autotune": {"mode": "max-autotune-no-cudagraphs"},
     }[way.compiled]
     compiled: Any = torch.compile(made, dynamic=False, fullgraph=True, **options)
@@ -97,7 +98,9 @@ def ready(module: nn.Module, way: Way, shape: tuple[int, ...]) -> nn.Module:
 @contextmanager
 def setting(way: Way, gradients: bool) -> Iterator[None]:
     """What holds around the calls of a way: entering it anew in each call would be timed with them."""
-    with ops.backend(way.backend), torch.set_grad_enabled(gradients):
+    # As an option of torch.compile, freezing comes too late: the parameters are inputs of the graph by then.
+    frozen: Any = inductor.patch(freezing=way.compiled == "frozen")
+    with ops.backend(way.backend), torch.set_grad_enabled(gradients), frozen:
         yield
 
 

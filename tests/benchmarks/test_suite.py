@@ -14,7 +14,7 @@ from benchmarks.ways import PLAIN, WAYS, Way
 
 SMALL = (2, 4, 5, 5)
 CPU = Machine("cpu", torch.float32, 0.1, 1e9)
-ABOUT = {"environment": {"device": "this one"}}
+HERE = {"device": "this one"}
 
 
 def subject(make=lambda: nn.Conv2d(4, 4, 3), name="convblocks", shape=SMALL):
@@ -26,7 +26,7 @@ def nothing(job, data):
 
 
 def record(tmp_path, **options):
-    return Record(tmp_path / "rows.json", ABOUT, IDENTITY, **options)
+    return Record(tmp_path / "rows.json", HERE, {}, IDENTITY, **options)
 
 
 class Mistaken(nn.Module):
@@ -190,7 +190,7 @@ def test_going_on_measures_again_what_went_wrong_and_refuses_another_machine(tmp
     assert suite.run([right], CPU, again, nothing, 1e9) == 0
     assert [row["status"] for row in again.rows] == ["ok"]
     with pytest.raises(ValueError, match=r"was measured with .*this one.* this is .*another"):
-        Record(tmp_path / "rows.json", {"environment": {"device": "another"}}, IDENTITY, resume=True)
+        Record(tmp_path / "rows.json", {"device": "another"}, {}, IDENTITY, resume=True)
 
 
 def test_a_run_that_is_killed_while_it_writes_loses_nothing(tmp_path, monkeypatch):
@@ -218,12 +218,13 @@ def test_the_command_writes_what_it_measured(module, direction, tmp_path, capsys
     status = module.main([*words, "--cases", cases[0], "--milliseconds", "0.5"])
     content = json.loads(path.read_text())
     assert status == 0, capsys.readouterr().out
-    assert content["command"].startswith(f"python -m benchmarks.{module.__name__.split('.')[-1]} --device cpu --quick")
+    (run,) = content["runs"]
+    assert run["command"].startswith(f"python -m benchmarks.{module.__name__.split('.')[-1]} --device cpu --quick")
     assert content["environment"]["torch"] == torch.__version__
     assert {row["way"] for row in content["rows"]} == {"eager contiguous", "eager channels_last"}
     assert all(row["case"] == cases[0] and row["status"] == "ok" for row in content["rows"])
-    assert content["copy bytes per second"] > 1e8
-    assert content["product operations per second"] > 1e8
+    assert run["copy bytes per second"] > 1e8
+    assert run["product operations per second"] > 1e8
     with pytest.raises(SystemExit):
         module.main([*words, "--cases", "no such case"])
     assert "leave nothing to do" in capsys.readouterr().err
@@ -247,3 +248,13 @@ def test_a_compiled_way_is_compiled_and_right():
     assert type(compiled).__name__ == "OptimizedModule"
     _, found = check.check(data, Way("compiled channels_last", compiled="default"))
     assert found.why == ""
+
+
+def test_a_frozen_way_holds_its_weights_as_constants():
+    from torch._inductor.utils import run_and_get_code
+
+    data = Data(subject(lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())), "inference", torch.float32, "cpu")
+    way = Way("", compiled="frozen")
+    with ways.setting(way, gradients=False):
+        _, (code,) = run_and_get_code(data.call(way))
+    assert "_frozen_param" in code

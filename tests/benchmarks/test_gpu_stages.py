@@ -1,0 +1,88 @@
+"""The stages for a GPU: a part that fails or hangs stops nothing else, and everything is written down."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Part
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def run(monkeypatch, out, parts, *options):
+    monkeypatch.setattr(gpu, "parts", lambda stage, *rest: parts[stage])
+    return gpu.main([*parts, "--out", str(out), "--device", "cpu", *options])
+
+
+def test_a_stage_goes_on_after_a_part_that_fails(monkeypatch, tmp_path, capsys):
+    parts = {
+        "check": [Part("bad", python("print('why'); raise SystemExit(2)")), Part("good", python("print('fine')"))],
+        "kernels": [Part("good", python("print('fine too')"))],
+    }
+    assert run(monkeypatch, tmp_path, parts) == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(e["stage"], e["part"], e["status"]) for e in summary] == [
+        ("check", "bad", 2),
+        ("check", "good", 0),
+        ("kernels", "good", 0),
+    ]
+    assert (tmp_path / "kernels-good.log").read_text() == "fine too\n"
+    printed = capsys.readouterr().out
+    assert "check, bad: FAILED with status 2" in printed
+    assert "    why" in printed
+
+
+def test_what_hangs_is_ended_with_all_it_started(monkeypatch, tmp_path):
+    mark = tmp_path / "still here"
+    child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
+    hangs = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    parts = {"check": [Part("hangs", python(hangs), 0.2), Part("good", python(""), 0.8)]}
+    start = time.monotonic()
+    assert run(monkeypatch, tmp_path / "out", parts, "--minutes", "0.1") == 3
+    assert time.monotonic() - start < 40
+    time.sleep(max(0.0, start + 7 - time.monotonic()))
+    assert not mark.exists()
+    assert [e["status"] for e in json.loads((tmp_path / "out" / "summary.json").read_text())] == [3, 0]
+
+
+def test_a_summary_is_gone_on_with(monkeypatch, tmp_path):
+    parts = {"check": [Part("good", python(""))]}
+    assert run(monkeypatch, tmp_path, parts) == run(monkeypatch, tmp_path, parts) == 0
+    assert len(json.loads((tmp_path / "summary.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_stage_names_what_exists(tmp_path, device):
+    import importlib.util
+
+    for stage in gpu.STAGES:
+        if stage == "train" and not (gpu.ROOT / "examples/cifar10/experiments.py").exists():
+            continue
+        for part in gpu.parts(stage, tmp_path, device, device == "cpu", 9.0, tmp_path):
+            words = part.command[part.command.index(sys.executable) + 1 :]
+            if words[0] == "-m":
+                assert importlib.util.find_spec(words[1]) is not None
+            else:
+                assert (gpu.ROOT / words[0]).is_file()
+
+
+def test_a_stage_end_to_end_on_the_cpu(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--device", "cpu", "--quick", "--minutes", "5"]
+    assert gpu.main(["blocks", *options]) == 0, capsys.readouterr().out
+    result = json.loads((tmp_path / "blocks.json").read_text())
+    assert result["rows"]
+    assert {row["status"] for row in result["rows"]} == {"ok"}
+    assert (tmp_path / "blocks.md").read_text().startswith(result["environment"]["device"])
+    assert (tmp_path / "blocks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_gpu_is_said_plainly(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main(["check", "--out", str(tmp_path)])
+    assert "torch sees no GPU here" in capsys.readouterr().err
