@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from convblocks import DepthwiseSeparableConv, ops
 from convblocks.ops import _choice
@@ -254,9 +255,9 @@ def test_a_compiled_training_step_agrees(machine, dynamic):
 def test_the_operators_keep_torchs_rules(machine):
     x, weight, bias = (t.requires_grad_() for t in data(machine, (2, 16, 7, 6)))
     where = ([1, 1], [1, 1], [1, 1])
-    torch.library.opcheck(torch.ops.convblocks.depthwise_conv2d, (x, weight, bias, *where))
+    library.opcheck(torch.ops.convblocks.depthwise_conv2d, (x, weight, bias, *where))
     dy = torch.randn_like(x).requires_grad_()
-    torch.library.opcheck(torch.ops.convblocks.depthwise_conv2d_backward, (dy, x, weight, *where, True))
+    library.opcheck(torch.ops.convblocks.depthwise_conv2d_backward, (dy, x, weight, *where, True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
