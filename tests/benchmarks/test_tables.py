@@ -75,7 +75,7 @@ def test_a_roofline_has_a_panel_a_pass_and_a_mark_a_way(result):
     result["rows"].append(row("A", "folded", 50.0) | {"pass": "training"})
     figure = roofline.roofline(result)
     assert [axes.get_title() for axes in figure.axes] == ["inference", "training"]
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["eager contiguous, bfloat16", "folded, bfloat16", "eager contiguous, float32"]
     roof, first, *_ = figure.axes[0].lines
     assert max(roof.get_ydata()) == 2e9
