@@ -6,10 +6,11 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import features
 import timm.models
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -85,21 +86,27 @@ def load_into(model: nn.Module, name: str, folder: Path = FOLDER) -> None:
 
 
 def registered(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Make a builder an entry of timm's registry that takes `pretrained=True`.
+    """Make a builder an entry of timm's registry that takes `pretrained=True` and `features_only=True`.
 
     timm hands its own keywords to every builder, unset ones as None; what is set and not known is refused.
     """
     known = inspect.signature(build).parameters
 
     @functools.wraps(build)
-    def entry(*args: Any, pretrained: bool = False, **options: Any) -> nn.Module:
+    def entry(
+        *args: Any,
+        pretrained: bool = False,
+        features_only: bool = False,
+        out_indices: Sequence[int] | None = None,
+        **options: Any,
+    ) -> nn.Module:
         unknown = {key for key, value in options.items() if key not in known and value is not None}
         if unknown := sorted(unknown.difference(TIMM_ONLY)):
             raise TypeError(f"{build.__name__} got unexpected keyword arguments: {', '.join(unknown)}")
         model = build(*args, **{key: value for key, value in options.items() if key in known})
         if pretrained:
             load_into(model, build.__name__)
-        return model
+        return features.features_only(model, out_indices, options.get("in_chans", 3)) if features_only else model
 
     if not timm.models.is_model(build.__name__):
         timm.models.register_model(entry)
