@@ -1,59 +1,35 @@
 """One run: its state, an epoch of training, an evaluation, and all of it as a checkpoint."""
 
+import copy
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import checkpoint
-import numpy as np
 import torch
 import torch.nn.functional as F
+import views
+from devices import Device
 from errors import RunError
-from interrupt import StopRequest
+from graph import Graphed
+from interrupt import Interrupted, StopRequest
+from losses import distillation
 from optim import make_average, make_optimizer, make_schedule
+from parallel import Parallel
+from progress import Progress, Row
 from recipes import Recipe
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import Channels, ImageSet
 
-Row = dict[str, float]
-CHECK_EVERY = {"cpu": 1, "cuda": 50}
+CHECK_EVERY = {"cpu": 1, "cuda": 200}
 """Steps between two looks at the loss: a look makes the host wait for a GPU."""
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Args:
-        epoch: Finished epochs.
-        step: Steps made in the epoch that is under way.
-        seconds: Time spent on the epoch that is under way.
-        sums: Loss, correct images and images of the epoch that is under way.
-        history: A row for every finished epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    history: list[Row] = field(default_factory=list)
-
-    def best(self) -> Row:
-        """The first of the epochs that did best on the validation part."""
-        return max(self.history, key=lambda row: row["val_acc"])
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where and how numbers are computed."""
-
-    name: str
-    bf16: bool = False
-    compile: bool = False
+EVALUATED_AT_ONCE = 1000
+"""Images of an evaluation's batch: another number changes the last digits of a figure."""
 
 
 class Run:
@@ -65,6 +41,8 @@ class Run:
         steps_per_epoch: Batches an epoch.
         statistics: The data's mean and standard deviation, as fractions of 255.
         device: Where it is trained.
+        parallel: The processes that train it together.
+        teacher: Gives the logits that the network learns from besides the labels, for uint8 images on the device.
     """
 
     def __init__(
@@ -74,10 +52,14 @@ class Run:
         steps_per_epoch: int,
         statistics: tuple[Channels, Channels],
         device: Device,
+        parallel: Parallel | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.recipe = recipe
         self.device = device
         self.steps_per_epoch = steps_per_epoch
+        self.parallel = parallel or Parallel()
+        self.teacher = teacher
         self.model = model.to(device.name, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = make_average(recipe, self.model)
         self.optimizer = make_optimizer(recipe, self.model)
@@ -85,10 +67,16 @@ class Run:
         self.progress = Progress()
         mean, std = (torch.tensor(values, device=device.name).view(1, 3, 1, 1) * 255 for values in statistics)
         self._scale, self._shift = 1 / std, -mean / std
+        self._resident: dict[int, tuple[ImageSet, Tensor, Tensor]] = {}
         if device.compile:
             self.model.compile()
             if self.average is not None:
                 self.average.module.compile()
+        self._trained = self.model
+        if self.parallel.several:
+            ids = [self.parallel.local_rank] if device.name == "cuda" else None
+            self._trained = DistributedDataParallel(self.model, device_ids=ids)
+        self._graphed = Graphed(self._pass, self.model.parameters()) if device.graph else None
 
     @property
     def lr(self) -> float:
@@ -107,6 +95,23 @@ class Run:
         with torch.autocast(self.device.name, torch.bfloat16, enabled=self.device.bf16):
             return model(torch.addcmul(self._shift, pixels, self._scale)).float()
 
+    def prepare(self, images: Tensor, labels: Tensor) -> None:
+        """Compile, capture and let libraries set themselves up on a batch, and leave everything else as it is."""
+        if self.device.name == "cpu" and not self.device.compile:
+            return
+        start = time.perf_counter()
+        before = copy.deepcopy(self.state())
+        self.model.train()
+        self._passes(images, labels.to(self.device.name))
+        with torch.no_grad():
+            self.logits(self.evaluated.eval(), images.new_zeros((EVALUATED_AT_ONCE, *images.shape[1:])))
+        if self._graphed is None:
+            self.optimizer.zero_grad()
+        self.load_state(before)
+        if self.device.name == "cuda":
+            torch.cuda.synchronize()
+        self.progress.prepare_seconds += time.perf_counter() - start
+
     def train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], stop: StopRequest, *, bar: bool = False) -> None:
         """Make the steps that the epoch under way still lacks.
 
@@ -121,33 +126,59 @@ class Run:
         start = time.perf_counter() - progress.seconds
         title = f"epoch {progress.epoch + 1}/{self.recipe.epochs}"
         meter = tqdm(total=self.steps_per_epoch, initial=progress.step, desc=title, leave=False, disable=not bar)
+        every = CHECK_EVERY[self.device.name]
         try:
             with meter:
                 while progress.step < self.steps_per_epoch:
-                    stop.check()
+                    if not self.parallel.several:
+                        stop.check()
                     images, labels = next(batches)
-                    sums += self._train_step(images, labels.to(self.device.name, non_blocking=True))
+                    sums += self.train_step(images, labels.to(self.device.name, non_blocking=True))
                     progress.step += 1
                     seen += len(labels)
-                    speed = seen / (time.perf_counter() - start)
-                    meter.set_postfix_str(f"{speed:.0f} images/s, lr {self.lr:.5f}", refresh=False)
-                    meter.update()
-                    if progress.step % CHECK_EVERY[self.device.name] == 0 or progress.step == self.steps_per_epoch:
-                        self._require_finite(float(sums[0]))
+                    if bar:
+                        speed = seen / (time.perf_counter() - start)
+                        meter.set_postfix_str(f"{speed:.0f} images/s, lr {self.lr:.5f}", refresh=False)
+                        meter.update()
+                    if progress.step % every == 0 or progress.step == self.steps_per_epoch:
+                        self._agree(float(sums[0]), stop)
         finally:
             progress.sums = [*sums.tolist(), seen]
             progress.seconds = time.perf_counter() - start
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits = self.logits(self.model, images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()
+    def _agree(self, loss_sum: float, stop: StopRequest) -> None:
+        """Go on only where every process can: one that stopped alone would leave the others waiting for it."""
+        if not self.parallel.several:
+            return self._require_finite(loss_sum)
+        asked, broken = self.parallel.any(stop.requested, not math.isfinite(loss_sum))
+        self._require_finite(math.nan if broken else loss_sum)
+        if asked:
+            raise Interrupted
+        return None
+
+    def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Make a step; returns the sum of the losses, and the number of images that are right, on the device."""
+        sums = self._passes(images, labels)
         self.optimizer.step()
         self.schedule.after_step()
         if self.average is not None:
-            done = self.progress.epoch * self.steps_per_epoch + self.progress.step
-            self.average.update(done)
+            self.average.update(self.progress.epoch * self.steps_per_epoch + self.progress.step)
+        return sums
+
+    def _passes(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self._graphed is not None:
+            return self._graphed(images, labels)
+        self.optimizer.zero_grad()
+        return self._pass(images, labels)
+
+    def _pass(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward pass; returns the sum of the losses, and the number of images that are right."""
+        logits = self.logits(self._trained, images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        if self.teacher is not None:
+            taught = distillation(logits, self.teacher(images), self.recipe.temperature)
+            loss = torch.lerp(loss, taught, self.recipe.distill)
+        loss.backward()
         # Of a mixed image the class that it has most of.
         truth = labels if labels.ndim == 1 else labels.argmax(1)
         correct = (logits.detach().argmax(1) == truth).sum()
@@ -161,22 +192,36 @@ class Run:
             )
 
     @torch.no_grad()
-    def evaluate(self, images: ImageSet, stop: StopRequest, batch_size: int = 1000) -> tuple[float, float]:
+    def evaluate(self, images: ImageSet, stop: StopRequest, tta: str = "none") -> tuple[float, float]:
         """Mean loss and accuracy in percent, of the weights that count.
+
+        Args:
+            images: What is classified. It stays on the device from then on.
+            stop: Is looked at between two batches.
+            tta: Test-time augmentation, one of ``views.NAMES``.
 
         Raises:
             Interrupted: A stop was asked for.
         """
         model = self.evaluated.eval()
-        total = np.zeros(2)
-        for start in range(0, len(images), batch_size):
+        every, truth = self._on_device(images)
+        total = torch.zeros(2, dtype=torch.float64, device=self.device.name)
+        for pixels, labels in zip(every.split(EVALUATED_AT_ONCE), truth.split(EVALUATED_AT_ONCE), strict=True):
             stop.check()
-            labels = torch.from_numpy(images.labels[start : start + batch_size]).to(self.device.name)
-            logits = self.logits(model, torch.from_numpy(images.images[start : start + batch_size]))
+            logits = torch.stack([weight * self.logits(model, view) for weight, view in views.views(pixels, tta)]).sum(
+                0
+            )
             loss = F.cross_entropy(logits, labels, reduction="sum")
-            total += float(loss), float((logits.argmax(1) == labels).sum())
-        loss_sum, correct = total / len(images)
-        return float(loss_sum), 100 * float(correct)
+            total += torch.stack([loss, (logits.argmax(1) == labels).sum()]).double()
+        loss_sum, correct = total.tolist()
+        return loss_sum / len(images), 100 * (correct / len(images))
+
+    def _on_device(self, images: ImageSet) -> tuple[Tensor, Tensor]:
+        if id(images) not in self._resident:
+            pixels, labels = (torch.from_numpy(part).to(self.device.name) for part in (images.images, images.labels))
+            # The set itself is kept as well, or its id could become that of another.
+            self._resident[id(images)] = images, pixels, labels
+        return self._resident[id(images)][1:]
 
     def finish_epoch(self, val: ImageSet, test: ImageSet, stop: StopRequest) -> Row:
         """Evaluate, note the epoch, and move the schedule. The test part is only noted: it decides nothing.
@@ -187,9 +232,12 @@ class Run:
         """
         start = time.perf_counter()
         lr = self.lr
-        val_loss, val_acc = self.evaluate(val, stop)
+        self.gather()
+        # Among several processes one that stopped here would leave the others waiting for it.
+        stop = StopRequest() if self.parallel.several else stop
+        found = self.parallel.from_first(lambda: [*self.evaluate(val, stop), *self.evaluate(test, stop)])
+        val_loss, val_acc, test_loss, test_acc = found
         self._require_finite(val_loss)
-        test_loss, test_acc = self.evaluate(test, stop)
         progress = self.progress
         loss_sum, correct, number = progress.sums
         row: Row = {
@@ -206,8 +254,14 @@ class Run:
             "seconds": progress.seconds + time.perf_counter() - start,
         }
         self.schedule.after_epoch(val_loss)
-        self.progress = Progress(epoch=progress.epoch + 1, history=[*progress.history, row])
+        self.progress = Progress(
+            epoch=progress.epoch + 1, history=[*progress.history, row], prepare_seconds=progress.prepare_seconds
+        )
         return row
+
+    def gather(self) -> None:
+        """Put together what the processes have counted in the epoch under way."""
+        self.progress.sums = self.parallel.total(self.progress.sums)
 
     def state(self) -> dict[str, Any]:
         """Everything that what follows depends on, as tensors and plain values."""
@@ -229,3 +283,7 @@ class Run:
         self.schedule.scheduler.load_state_dict(state["schedule"])
         checkpoint.set_random_state(state["random"])
         self.progress = Progress(**state["progress"])
+        if not self.parallel.first:
+            # What the first process has put together is its to carry on, and the others' dropout must be their own.
+            self.progress.sums = [0.0, 0.0, 0.0]
+            torch.manual_seed(self.progress.epoch * self.parallel.processes + self.parallel.rank)

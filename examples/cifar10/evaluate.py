@@ -19,6 +19,8 @@ from typing import Any
 import command
 
 PROG = "evaluate.py"
+TTA = {"tta": "mirror", "tta_shift": "mirror+shift"}
+"""Kinds of test-time augmentation, by their key in the JSON."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", type=Path, metavar="runs/<name>", help="the folder of the run")
     command.add_network(made)
     command.add_data(made)
-    made.add_argument("--tta", action="store_true", help="test-time augmentation too: the image and its mirror image")
+    made.add_argument("--tta", action="store_true", help="test-time augmentation too: mirrored, and shifted")
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -64,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         images, accuracy = plain.class_accuracy(label)
         found["classes"][name] = {"images": images, "accuracy": round(accuracy, 4)}
     if arguments.tta:
-        flipped = evaluate(network, test.images, tta=True)
-        found["tta"] = {"accuracy": round(flipped.accuracy, 4), "loss": round(flipped.loss, 4)}
+        for key, kind in TTA.items():
+            averaged = evaluate(network, test.images, tta=kind)
+            found[key] = {"accuracy": round(averaged.accuracy, 4), "loss": round(averaged.loss, 4)}
     print(json.dumps(found, indent=2) if arguments.json else _text(found, str(network), str(test)))
     return 0
 
@@ -77,8 +80,9 @@ def _text(found: dict[str, Any], network: str, test: str) -> str:
         f"computed  {found['device']}, {found['precision']}",
         f"accuracy  {found['accuracy']:.2f} %, loss {found['loss']:.4f}",
     ]
-    if "tta" in found:
-        lines.append(f"with TTA  {found['tta']['accuracy']:.2f} %, loss {found['tta']['loss']:.4f}")
+    for key, kind in TTA.items():
+        if key in found:
+            lines.append(f"with TTA  {found[key]['accuracy']:.2f} %, loss {found[key]['loss']:.4f} ({kind})")
     width = max(len("class"), *map(len, found["classes"]))
     lines += ["", f"{'class':<{width}}  images  accuracy"]
     lines += [

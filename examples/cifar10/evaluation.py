@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+import views
 from numpy.typing import NDArray
 from trained import BATCH, Trained
 
@@ -46,21 +47,20 @@ class Evaluation:
         return count, 100 * float((self.predictions[own] == label).sum()) / count
 
 
-def evaluate(trained: Trained, images: ImageSet, *, tta: bool = False) -> Evaluation:
+def evaluate(trained: Trained, images: ImageSet, *, tta: str = "none") -> Evaluation:
     """Classify images whose classes are known.
 
     Args:
         trained: The network.
         images: The images.
-        tta: Test-time augmentation: the mean of the logits of each image and of its mirror image.
+        tta: Test-time augmentation, one of ``views.NAMES``.
     """
     loss_sum, every = 0.0, []
     for start in range(0, len(images), BATCH):
-        pixels = images.images[start : start + BATCH]
+        pixels = torch.from_numpy(images.images[start : start + BATCH])
         labels = torch.from_numpy(images.labels[start : start + BATCH]).to(trained.device.name)
-        logits = trained.logits(pixels)
-        if tta:
-            logits = (logits + trained.logits(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+        shown = views.views(pixels, tta)
+        logits = torch.stack([weight * trained.logits(view.numpy()) for weight, view in shown]).sum(0)
         loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
         every.append(logits.cpu().numpy())
     return Evaluation(loss_sum / len(images), np.concatenate(every), images.labels)

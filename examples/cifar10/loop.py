@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import plots
 import torch
+import views
 from batches import Batches
-from engine import Row, Run
+from engine import Run
 from interrupt import EXIT_STATUS, Interrupted, StopRequest
+from progress import Progress, Row
 from rundir import AUGMENTED, BEST, CONFIG, CURVES, LAST, METRICS, RunDir
 
 from data import ImageSet
@@ -19,6 +21,8 @@ GRID = 64
 """Augmented images shown in a run folder."""
 DRAW_EVERY = 30.0
 """Seconds between two drawings of the curves, which can take as long as an epoch on a small set."""
+TIMED = (75.0, 80.0, 82.5, 85.0, 87.5, 90.0, 91.0, 92.0, 92.5, 93.0, 93.5, 94.0)
+"""Validation accuracies whose time is noted, in percent."""
 
 
 class Loop:
@@ -29,14 +33,19 @@ class Loop:
         folder: Where results go.
         identity: What a checkpoint must share with a run that resumes from it.
         config: What config.json says.
+        save_every: Seconds between two checkpoints at least: on a GPU an epoch can be shorter than writing one.
     """
 
-    def __init__(self, run: Run, folder: RunDir, identity: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self, run: Run, folder: RunDir, identity: dict[str, Any], config: dict[str, Any], save_every: float = 0.0
+    ) -> None:
         self.run = run
         self.folder = folder
         self.identity = identity
         self.config = config
-        self._drawn = time.monotonic()
+        self.save_every = save_every
+        self._drawn = self._saved = time.monotonic()
+        self._best: dict[str, Any] | None = None
 
     def start(self, classes: Sequence[str], batches: Batches, *, resumed: bool) -> None:
         """Write and print what is known before the first step.
@@ -44,6 +53,8 @@ class Loop:
         Raises:
             RunError: The run folder cannot be written.
         """
+        if not self.run.parallel.first:
+            return
         self.folder.open()
         progress = self.run.progress
         if resumed:
@@ -74,53 +85,88 @@ class Loop:
         run, epochs = self.run, self.run.recipe.epochs
         with StopRequest() as stop:
             start = run.progress.epoch, run.progress.step
+            if run.progress.epoch < epochs:
+                run.prepare(*batches[start[0], 0])
             source = batches.stream(epochs, start)
             try:
                 while run.progress.epoch < epochs:
-                    run.train_epoch(source, stop, bar=sys.stderr.isatty())
+                    run.train_epoch(source, stop, bar=sys.stderr.isatty() and run.parallel.first)
                     row = run.finish_epoch(val, test, stop)
+                    self._keep_best()
+                    if time.monotonic() - self._saved > self.save_every:
+                        self._save()
+                    if run.parallel.first:
+                        print(_epoch_line(row, epochs), flush=True)
+                if start[0] < epochs:
                     self._save()
-                    print(_epoch_line(row, epochs), flush=True)
+                averaged = self._test_time_augmentation(test, stop)
             except Interrupted:
-                self._save_checkpoint()
-                if run.progress.history:
-                    self._draw_curves()
-                print(
-                    f"train.py: interrupted in epoch {run.progress.epoch + 1} after step {run.progress.step}; saved to "
-                    f"{self.folder.path / LAST}, go on with --resume",
-                    file=sys.stderr,
-                )
+                run.gather()
+                self._save()
+                if run.parallel.first:
+                    self._say_interrupted()
                 return EXIT_STATUS
+            if run.parallel.first:
+                self._save_results(averaged)
+                self._draw_curves()
+                self._say_finished(averaged)
+        return 0
+
+    def _test_time_augmentation(self, test: ImageSet, stop: StopRequest) -> dict[str, dict[str, float]]:
+        """Figures of the last epoch with test-time augmentation, where a mirrored image is one of its class."""
+        if not self.config["mirrored"] or not self.run.parallel.first:
+            return {}
+        found = {kind: self.run.evaluate(test, stop, kind) for kind in views.NAMES[1:]}
+        return {kind: {"test_loss": round(loss, 4), "test_acc": round(acc, 4)} for kind, (loss, acc) in found.items()}
+
+    def _keep_best(self) -> None:
+        progress = self.run.progress
+        if progress.best() is progress.history[-1]:
+            weights = {key: value.clone() for key, value in self.run.evaluated.state_dict().items()}
+            about = self._about() | {"epoch": progress.epoch}
+            self._best = {"identity": self.identity, "config": about, "weights": weights}
+
+    def _save(self) -> None:
+        if not self.run.parallel.first:
+            return
+        # In this order a crash in between leaves nothing that a resumed run does not write again.
+        if self._best is not None:
+            self.folder.save(BEST, self._best)
+            self._best = None
+        self.folder.save(LAST, {"identity": self.identity, "config": self._about(), **self.run.state()})
+        if self.run.progress.history:
             self._save_results()
+        if time.monotonic() - self._drawn > DRAW_EVERY:
             self._draw_curves()
-        last, best = run.progress.history[-1], run.progress.best()
+        self._saved = time.monotonic()
+
+    def _about(self) -> dict[str, Any]:
+        return {key: self.config[key] for key in ("model", "dataset", "classes", "mean", "std", "seed")}
+
+    def _save_results(self, averaged: dict[str, dict[str, float]] | None = None) -> None:
+        self.folder.write_log(self.run.progress.history)
+        self.folder.write_json(METRICS, _metrics(self.config, self.run.progress, averaged))
+
+    def _say_interrupted(self) -> None:
+        progress = self.run.progress
+        if progress.history:
+            self._draw_curves()
+        print(
+            f"train.py: interrupted in epoch {progress.epoch + 1} after step {progress.step}; saved to "
+            f"{self.folder.path / LAST}, go on with --resume",
+            file=sys.stderr,
+        )
+
+    def _say_finished(self, averaged: dict[str, dict[str, float]]) -> None:
+        last, best = self.run.progress.history[-1], self.run.progress.best()
+        for kind, figures in averaged.items():
+            print(f"with test-time augmentation ({kind}): test accuracy {figures['test_acc']:.2f} %")
         print(
             f"{self.config['dataset']}: test accuracy {last['test_acc']:.2f} % after the last epoch, "
             f"{best['test_acc']:.2f} % at the best validation accuracy "
-            f"({best['val_acc']:.2f} %, epoch {best['epoch']:.0f})"
+            f"({best['val_acc']:.2f} %, epoch {best['epoch']:.0f})",
+            flush=True,
         )
-        return 0
-
-    def _save(self) -> None:
-        # In this order a crash in between leaves nothing that a resumed run does not write again.
-        progress = self.run.progress
-        if progress.best() is progress.history[-1]:
-            kept = ("model", "dataset", "classes", "mean", "std", "seed")
-            about = {key: self.config[key] for key in kept} | {"epoch": progress.epoch}
-            weights = self.run.evaluated.state_dict()
-            self.folder.save(BEST, {"identity": self.identity, "config": about, "weights": weights})
-        self._save_checkpoint()
-        self._save_results()
-        if time.monotonic() - self._drawn > DRAW_EVERY:
-            self._draw_curves()
-
-    def _save_checkpoint(self) -> None:
-        self.folder.save(LAST, {"identity": self.identity, **self.run.state()})
-
-    def _save_results(self) -> None:
-        history = self.run.progress.history
-        self.folder.write_log(history)
-        self.folder.write_json(METRICS, _metrics(self.config, history, self.run.progress.best()))
 
     def _draw_curves(self) -> None:
         title = f"{self.config['model']}, {self.config['recipe']['name']} recipe, {self.config['dataset']}"
@@ -135,7 +181,10 @@ def _first_images(batches: Batches) -> tuple[np.ndarray, np.ndarray]:
     return images.numpy(), (labels if labels.ndim == 1 else labels.argmax(1)).numpy()
 
 
-def _metrics(config: dict[str, Any], history: Sequence[Row], best: Row) -> dict[str, Any]:
+def _metrics(
+    config: dict[str, Any], progress: Progress, averaged: dict[str, dict[str, float]] | None
+) -> dict[str, Any]:
+    history = progress.history
     images = config["steps_per_epoch"] * min(config["recipe"]["batch_size"], config["images"]["train"])
     copied = ("model", "parameters", "dataset", "dataset_sha256", "seed", "evaluated_weights", "precision", "hardware")
     return {
@@ -144,7 +193,11 @@ def _metrics(config: dict[str, Any], history: Sequence[Row], best: Row) -> dict[
         "epochs": len(history),
         "finished": len(history) == config["recipe"]["epochs"],
         "last_epoch": _accuracies(history[-1]),
-        "best_on_validation": _accuracies(best),
+        "best_on_validation": _accuracies(progress.best()),
+        **({"test_time_augmentation": averaged} if averaged else {}),
+        "first_reached_on_validation": progress.first_reached(TIMED),
+        "prepare_seconds": round(progress.prepare_seconds, 2),
+        "train_seconds": round(sum(row["train_seconds"] for row in history), 2),
         "wall_time_s": round(sum(row["seconds"] for row in history), 1),
         "images_per_s": round(images * len(history) / sum(row["train_seconds"] for row in history), 1),
     }
@@ -167,7 +220,7 @@ def _announcement(config: dict[str, Any]) -> str:
         f"{recipe['optimizer']}, lr {recipe['lr']:g}, {recipe['schedule']}, batch {recipe['batch_size']}, "
         f"augmentation {recipe['augment']}{flips} by {recipe['augment_with']}\n"
         f"computer  {hardware.get('gpu', hardware['cpu'])}, {config['precision']}, {config['memory_format']}, "
-        f"{hardware['threads']} threads, {config['workers']} workers"
+        f"{hardware['threads']} threads, {config['workers']} workers, {config['processes']} process(es)"
     )
 
 

@@ -34,6 +34,8 @@ class Recipe:
         dropout: None keeps the network's own.
         ema_decay: Decay of the averaged weights, which are then the ones evaluated; 0 evaluates the trained ones.
         label_smoothing: Of the cross entropy, in training.
+        distill: Weight of what a teacher says, against the labels; 0 where there is no teacher.
+        temperature: What both logits are divided by before they are compared.
         source: Where the numbers are from.
     """
 
@@ -60,6 +62,8 @@ class Recipe:
     dropout: float | None = None
     ema_decay: float = 0.0
     label_smoothing: float = 0.0
+    distill: float = 0.0
+    temperature: float = 4.0
     source: str = ""
 
 

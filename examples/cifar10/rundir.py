@@ -23,14 +23,17 @@ class RunDir:
         path: The folder; made where absent.
         resume: The run in it goes on.
         overwrite: The run in it is replaced, by ``open`` and not before.
+        ours: False where another process of the same job looks after the folder.
 
     Raises:
         UsageError: There is a run in it and neither is asked for, or there is none to resume.
         RunError: It cannot be made or written.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False, ours: bool = True) -> None:
         self.path = path
+        if not ours:
+            return
         try:
             taken = [name for name in FILES if (path / name).exists()]
         except OSError as error:

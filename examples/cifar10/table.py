@@ -8,6 +8,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ END = "<!-- end of table -->"
 # Test accuracy in percent on the original CIFAR-10, as the authors of each network report it.
 PUBLISHED = {"era_s9": 85.08, "late_100k": 85.5, "net4": 85.26, "eva8_s6": 85.39, "twelve_layer": 86.15}
 
+TTA = "mirror+shift"
+"""The test-time augmentation that the table shows, in a column of its own."""
+
 HEAD = (
-    "| network | parameters | receptive field | MACs | published | ours: test accuracy | data | recipe | hardware |\n"
-    "|---|---:|---:|---:|---:|---:|---|---|---|"
+    "| network | parameters | receptive field | MACs | published | ours: test accuracy | with TTA | data | recipe "
+    "| hardware |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---|---|---|"
 )
 
 
@@ -39,11 +44,14 @@ def runs(results: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(results: Path = RESULTS) -> str:
-    networks = json.loads((results / "networks.json").read_text())
+def table(results: Path = RESULTS, only: Sequence[str] = ()) -> str:
+    """The table, of all networks or of some."""
+    networks = json.loads((RESULTS / "networks.json").read_text())
     found = runs(results)
     lines = [HEAD]
     for name, facts in networks.items():
+        if only and name not in only:
+            continue
         own = [run for run in found if run["model"] == name and run["dataset"].startswith("CIFAR-10")]
         cells = [f"`{name}`", f"{facts['parameters']:,}", _field(facts), f"{facts['macs'] / 1e6:.1f} M"]
         cells.append(f"{PUBLISHED[name]:.2f}")
@@ -69,11 +77,12 @@ def _alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _outcome(group: list[dict[str, Any]]) -> list[str]:
     if not group:
-        return ["not run yet", "", "", ""]
+        return ["not run yet", "", "", "", ""]
     first = group[0]
     minutes = statistics.mean(run["wall_time_s"] for run in group) / 60
     return [
         f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
+        _averaged(group),
         first["dataset"],
         f"{first['recipe']} ({first['settings']['augment']}), {first['epochs']} epochs"
         + (f", {len(group)} seeds" if len(group) > 1 else ""),
@@ -82,7 +91,16 @@ def _outcome(group: list[dict[str, Any]]) -> list[str]:
 
 
 def _accuracy(group: list[dict[str, Any]], which: str) -> str:
-    values = [run[which]["test_acc"] for run in group]
+    return _mean([run[which]["test_acc"] for run in group])
+
+
+def _averaged(group: list[dict[str, Any]]) -> str:
+    """With test-time augmentation, after the last epoch; empty where a run is from before it was noted."""
+    found = [run.get("test_time_augmentation", {}).get(TTA, {}).get("test_acc") for run in group]
+    return "" if None in found else _mean(found)
+
+
+def _mean(values: list[float]) -> str:
     mean = f"{statistics.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
@@ -100,12 +118,13 @@ def replaced(readme: str, block: str) -> str:
     return f"{before}{START}\n{block}\n{END}{after}"
 
 
-def add(run: Path, results: Path = RESULTS) -> Path:
-    parts = {part: json.loads((run / f"{part}.json").read_text()) for part in ("config", "metrics")}
+def add(run: Path, results: Path = RESULTS, **more: Any) -> Path:
+    """Copy the results of a run, and what else is to be said of it, to where the table finds them."""
+    parts: dict[str, Any] = {part: json.loads((run / f"{part}.json").read_text()) for part in ("config", "metrics")}
     if not parts["metrics"]["finished"]:
         raise ValueError(f"{run} has not finished: {parts['metrics']['epochs']} epochs so far")
     path = results / f"{run.resolve().name}.json"
-    _write(path, json.dumps(parts, indent=2) + "\n")
+    _write(path, json.dumps(parts | more, indent=2) + "\n")
     return path
 
 

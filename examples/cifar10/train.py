@@ -4,6 +4,7 @@ Examples:
   python examples/cifar10/train.py
   python examples/cifar10/train.py --data-dir data/cifar10-jpeg --model era_s9 --recipe published
   python examples/cifar10/train.py --data-dir data/cifar10-jpeg --model era_s9 --recipe published --resume
+  torchrun --nproc-per-node=4 examples/cifar10/train.py --data-dir data/cifar10-jpeg
 """
 
 import argparse
@@ -108,6 +109,12 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument(
         "--ema-decay", type=_real(True, 1), metavar="X", help="of the averaged weights; 0 averages none"
     )
+    taught = made.add_argument_group("distillation")
+    taught.add_argument(
+        "--teacher", type=Path, metavar="runs/<name>", help="a finished run, whose network is learned from as well"
+    )
+    taught.add_argument("--distill", type=_share, metavar="X", help="weight of the teacher against the labels (0.5)")
+    taught.add_argument("--temperature", type=_real(False, math.inf), metavar="X", help="of both answers (4)")
     how = made.add_argument_group("how it is computed")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one")
     how.add_argument(
@@ -124,6 +131,14 @@ def parser() -> argparse.ArgumentParser:
         help="processes that augment; the results do not depend on it (default: by the number of CPUs)",
     )
     how.add_argument("--compile", action="store_true", help="use torch.compile")
+    how.add_argument("--graph", action="store_true", help="forward and backward pass as one CUDA graph")
+    how.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU the same figures every time, or the fastest algorithms (default: the same figures)",
+    )
+    how.add_argument("--sync-batch-norm", action="store_true", help="batch norms see the batches of all GPUs")
     results = made.add_argument_group("results")
     results.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
@@ -131,6 +146,19 @@ def parser() -> argparse.ArgumentParser:
     results.add_argument("--name", help="folder of this run (default: <model>-<recipe>-<seed>)")
     results.add_argument("--resume", action="store_true", help="go on with the run in that folder, bit for bit")
     results.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
+    results.add_argument(
+        "--save-every",
+        type=_real(True, math.inf),
+        default=5.0,
+        metavar="SECONDS",
+        help="between two checkpoints at least; they are written between two epochs (default: 5)",
+    )
+    results.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report/index.html at the end (default: write it)",
+    )
     return made
 
 

@@ -1,16 +1,18 @@
 """The network of a run folder, rebuilt from what its checkpoint says of it."""
 
+import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import checkpoint
+import devices
 import models
 import numpy as np
 import torch
-from engine import Device, Run
+from devices import Device
+from engine import EVALUATED_AT_ONCE, Run
 from errors import UsageError
 from numpy.typing import NDArray
 from recipes import Recipe
@@ -18,7 +20,7 @@ from rundir import BEST, CONFIG, LAST
 from torch import Tensor, nn
 
 FILES = {"last": LAST, "best": BEST}
-BATCH = 1000
+BATCH = EVALUATED_AT_ONCE
 """Images computed at once: as many as training evaluates at once, or the last digits of a figure would differ."""
 
 
@@ -108,14 +110,24 @@ def load(folder: Path, which: str = "last", *, device: str = "auto", precision: 
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(f"{path} does not fit {network} of {len(classes)} classes: {_second_line(error)}") from None
-    bf16 = (recorded if precision == "run" else precision) == "bf16"
+    # As in training: another kernel rounds otherwise, and an image at the edge of two classes changes sides.
+    chosen = devices.choose(device, recorded if precision == "run" else precision)
     # A recipe of no interest: nothing is trained.
-    run = Run(model.eval(), Recipe("none"), 1, (mean, std), _device(device, bf16))
+    run = Run(model.eval(), Recipe("none"), 1, (mean, std), chosen)
     return Trained(folder, which, epoch, step, identity, classes, mean, std, run)
 
 
+def weights_sha256(trained: Trained) -> str:
+    """Hash of every weight and statistic of a network, and of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(trained.model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _config(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What config.json says, for a checkpoint that is there to resume from and so leaves it out."""
+    """What config.json says, for a checkpoint from before it was in both."""
     config_path = path.with_name(CONFIG)
     try:
         config = json.loads(config_path.read_text())
@@ -130,18 +142,6 @@ def _config(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
                 f"not {identity[ours]!r}"
             )
     return config
-
-
-def _device(name: str, bf16: bool) -> Device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no GPU here")
-    if name == "cuda":
-        # As in training: another kernel rounds otherwise, and an image at the edge of two classes changes sides.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    return Device(name, bf16)
 
 
 def _second_line(error: Exception) -> str:

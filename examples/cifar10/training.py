@@ -3,37 +3,48 @@
 import argparse
 import os
 import random
-import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import devices
 import environment
 import models
 import numpy as np
+import parallel
 import recipes
+import report
+import settings
 import sources
 import torch
+import torch.distributed as dist
+import trained
 from batches import Batches, TrainBatches
 from checkpoint import require_same
-from engine import Device, Run
-from errors import UsageError
+from devices import Device
+from engine import Run
+from errors import RunError, UsageError
 from loop import Loop
 from mixing import Mix
 from order import Order
+from parallel import Parallel
 from recipes import Recipe
 from resident import ResidentBatches
 from rundir import LAST, RunDir
+from torch import Tensor, nn
 
-from data import channel_statistics, split
+from data import Dataset, ImageSet, channel_statistics, split
 
 CHANGES = (
     *("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "augment", "augment_with", "flip"),
-    *("mixup", "cutmix", "mix_share", "mix_rising", "ema_decay"),
+    *("mixup", "cutmix", "mix_share", "mix_rising", "ema_decay", "temperature"),
 )
 """Options that change the recipe."""
+
+DISTILL = 0.5
+"""Weight of a teacher where the command line says none."""
 
 
 def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
@@ -51,72 +62,137 @@ def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         RunError: The run fails.
     """
     models.require_known(arguments.model)
-    folder = RunDir(_folder(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
-    device = _device(arguments)
-    dataset, warning = sources.load(arguments.dataset, arguments.data_dir)
-    if warning:
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    options = {key: getattr(arguments, key) for key in ("compile", "graph", "deterministic")}
+    device = devices.choose(arguments.device, arguments.precision, **options)
+    try:
+        return _train(arguments, words, device, parallel.start(device.name))
+    except RuntimeError as error:
+        if not _lost_touch(error):
+            raise
+        rank, processes = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise RunError(f"process {rank} of {processes} has lost another one: {reason}") from None
+    finally:
+        parallel.leave()
+
+
+def _lost_touch(error: RuntimeError) -> bool:
+    """Whether this is what a process that is no longer there does to the others: gloo has no exception for it."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ
+    return several and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, job: Parallel) -> int:
+    _require_fit(arguments, device, job)
+    path = _folder(arguments)
+    resume, overwrite = arguments.resume, arguments.overwrite
+    if job.restarts:
+        # torchrun repeats the command line; what lies there by now is what this job wrote before it was restarted.
+        resume, overwrite = (path / LAST).exists(), not (path / LAST).exists()
+    folder = RunDir(path, resume=resume, overwrite=overwrite, ours=job.first)
+    dataset, warning = job.first_then_all(lambda: sources.load(arguments.dataset, arguments.data_dir))
+    if warning and job.first:
         print(f"train.py: {warning}", file=sys.stderr, flush=True)
+    teacher = _teacher(arguments, dataset, device)
     recipe = _recipe(arguments, digits=dataset.name == sources.DIGITS)
     train_set, val_set = split(dataset.train, arguments.seed)
-    mean, std = channel_statistics(train_set.images)
-    order = Order(len(train_set), recipe.batch_size, arguments.seed)
-    mix = Mix(recipe.mixup, recipe.cutmix, recipe.mix_share, recipe.epochs if recipe.mix_rising else 0)
-    options: dict[str, Any] = {"flip": recipe.flip, "mix": mix, "classes": len(dataset.classes)}
-    common = train_set, order, recipe.augment, mean, dataset.mirrored
-    if recipe.augment_with == "torch":
-        batches: Batches = ResidentBatches(*common, **options, device=device.name)
-        workers = 0
-    else:
-        batches = TrainBatches(*common, **options, workers=_workers(arguments.workers), pin=device.name == "cuda")
-        workers = batches.workers
+    statistics = channel_statistics(train_set.images)
+    workers = 0 if recipe.augment_with == "torch" else _workers(arguments.workers)
+    order = Order(len(train_set), recipe.batch_size, arguments.seed, job.rank, job.processes)
+    batches = _batches(train_set, order, recipe, dataset, statistics[0], device, workers)
 
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     model = models.build(arguments.model, len(dataset.classes), recipe.dropout)
-    run = Run(model, recipe, len(batches), (mean, std), device)
+    if arguments.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    run = Run(model, recipe, len(batches), statistics, device, job, _teach(teacher))
 
-    identity = {
-        "network": arguments.model,
-        "data": dataset.name,
-        "data_sha256": dataset.sha256(),
-        "recipe": recipe.name,
-        **{key: value for key, value in asdict(recipe).items() if key not in ("name", "source")},
-        "seed": arguments.seed,
-        "device": device.name,
-        "precision": "bf16" if device.bf16 else "fp32",
-    }
-    config: dict[str, Any] = {
-        "command": shlex.join(["python", "examples/cifar10/train.py", *words]),
-        "name": folder.path.name,
-        "model": arguments.model,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seed": arguments.seed,
-        "dataset": dataset.name,
-        "dataset_sha256": identity["data_sha256"],
-        "classes": list(dataset.classes),
-        "images": {"train": len(train_set), "validation": len(val_set), "test": len(dataset.test)},
-        "mean": list(mean),
-        "std": list(std),
-        "horizontal_flip": dataset.mirrored and recipe.augment != "none",
-        "recipe": asdict(recipe),
-        "steps_per_epoch": len(batches),
-        "evaluated_weights": "trained" if run.average is None else "exponential moving average",
-        "precision": identity["precision"],
-        "memory_format": "channels_last",
-        "compile": device.compile,
-        "workers": workers,
-        "hardware": environment.hardware(device.name),
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-    }
-    if arguments.resume:
+    taught_by = None if teacher is None else trained.weights_sha256(teacher)
+    identity = settings.identity(arguments.model, arguments.seed, dataset, run, taught_by)
+    config = settings.config(
+        identity,
+        words,
+        path,
+        dataset,
+        (train_set, val_set),
+        statistics,
+        run,
+        batches,
+        workers=workers,
+        teacher=arguments.teacher,
+        sync_batch_norm=arguments.sync_batch_norm,
+    )
+    if resume:
         state = folder.load(LAST)
-        require_same(folder.path / LAST, state.get("identity", {}), identity)
+        require_same(path / LAST, state.get("identity", {}), identity)
         run.load_state(state)
-    loop = Loop(run, folder, identity, config)
-    loop.start(dataset.classes, batches, resumed=arguments.resume)
-    return loop.go(batches, val_set, dataset.test)
+    loop = Loop(run, folder, identity, config, arguments.save_every)
+    loop.start(dataset.classes, batches, resumed=resume)
+    status = loop.go(batches, val_set, dataset.test)
+    if status == 0 and arguments.report and job.first:
+        _report(path, None if dataset.name == sources.DIGITS else arguments.data_dir, device)
+    return status
+
+
+def _require_fit(arguments: argparse.Namespace, device: Device, job: Parallel) -> None:
+    if device.graph and job.several:
+        raise UsageError("--graph is for one process; several exchange gradients in the middle of a step")
+    if arguments.sync_batch_norm and device.name != "cuda":
+        raise UsageError("--sync-batch-norm: torch's SyncBatchNorm needs GPUs, and this runs on the CPU")
+    if arguments.distill is not None and arguments.teacher is None:
+        raise UsageError("--distill needs a teacher: --teacher runs/<name>")
+
+
+def _batches(
+    images: ImageSet,
+    order: Order,
+    recipe: Recipe,
+    dataset: Dataset,
+    mean: tuple[float, float, float],
+    device: Device,
+    workers: int,
+) -> Batches:
+    mix = Mix(recipe.mixup, recipe.cutmix, recipe.mix_share, recipe.epochs if recipe.mix_rising else 0)
+    options: dict[str, Any] = {"flip": recipe.flip, "mix": mix, "classes": len(dataset.classes)}
+    common = images, order, recipe.augment, mean, dataset.mirrored
+    if recipe.augment_with == "torch":
+        return ResidentBatches(*common, **options, device=device.name)
+    return TrainBatches(*common, **options, workers=workers, pin=device.name == "cuda")
+
+
+def _teacher(arguments: argparse.Namespace, dataset: Dataset, device: Device) -> trained.Trained | None:
+    if arguments.teacher is None:
+        return None
+    found = trained.load(arguments.teacher, device=device.name, precision="bf16" if device.bf16 else "fp32")
+    if found.classes != dataset.classes:
+        raise UsageError(
+            f"--teacher {arguments.teacher} knows the classes {', '.join(found.classes)}, "
+            f"not those of {dataset.name}: {', '.join(dataset.classes)}"
+        )
+    return found
+
+
+def _teach(teacher: trained.Trained | None) -> Callable[[Tensor], Tensor] | None:
+    if teacher is None:
+        return None
+
+    @torch.no_grad()
+    def teach(images: Tensor) -> Tensor:
+        return teacher.run.logits(teacher.model, images)
+
+    return teach
+
+
+def _report(path: Path, data_dir: Path | None, device: Device) -> None:
+    try:
+        print(f"report    {report.write(path, data_dir=data_dir, device=device.name)}", flush=True)
+    except (UsageError, RunError) as error:
+        # The run is complete without it.
+        print(f"train.py: the run is finished, but its report cannot be written: {error}", file=sys.stderr)
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
@@ -132,23 +208,10 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 def _recipe(arguments: argparse.Namespace, *, digits: bool) -> Recipe:
     recipe = recipes.choose(arguments.recipe, arguments.model, digits=digits)
-    return replace(recipe, **{key: getattr(arguments, key) for key in CHANGES if getattr(arguments, key) is not None})
-
-
-def _device(arguments: argparse.Namespace) -> Device:
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    name = arguments.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no GPU here")
-    if name == "cuda":
-        # What a resumed run needs to be the run that was interrupted; tiny networks lose little by it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    bf16 = arguments.precision == "bf16" or (arguments.precision == "auto" and environment.bf16_is_fast(name))
-    return Device(name, bf16, arguments.compile)
+    changes = {key: getattr(arguments, key) for key in CHANGES if getattr(arguments, key) is not None}
+    if arguments.teacher is not None:
+        changes["distill"] = DISTILL if arguments.distill is None else arguments.distill
+    return replace(recipe, **changes)
 
 
 def _workers(asked: int | None) -> int:

@@ -62,7 +62,8 @@ def test_a_run_is_shown_with_data_recipe_and_hardware(results: Path) -> None:
     (results / "a.json").write_text(json.dumps(run()))
     (row,) = rows(results, "net4")
     assert (
-        "| 80.00 (81.00) | CIFAR-10, JPEG copy | modern (cutout), 3 epochs | Some CPU, 2 threads, fp32, 2 min |" in row
+        "| 80.00 (81.00) |  | CIFAR-10, JPEG copy | modern (cutout), 3 epochs | Some CPU, 2 threads, fp32, 2 min |"
+        in row
     )
 
 
@@ -73,9 +74,9 @@ def test_seeds_are_averaged_and_other_differences_are_not(results: Path) -> None
     # The same name of a recipe, for another one.
     (results / "d.json").write_text(json.dumps(run({"augment": "gentle"}, last_epoch={"test_acc": 70.0})))
     both, other, changed = rows(results, "net4")
-    assert "| 81.00 ± 1.41 (81.00 ± 0.00) | CIFAR-10, JPEG copy | modern (cutout), 3 epochs, 2 seeds |" in both
-    assert "| 80.00 (81.00) | CIFAR-10 |" in other
-    assert "| 70.00 (81.00) | CIFAR-10, JPEG copy | modern (gentle), 3 epochs |" in changed
+    assert "| 81.00 ± 1.41 (81.00 ± 0.00) |  | CIFAR-10, JPEG copy | modern (cutout), 3 epochs, 2 seeds |" in both
+    assert "| 80.00 (81.00) |  | CIFAR-10 |" in other
+    assert "| 70.00 (81.00) |  | CIFAR-10, JPEG copy | modern (gentle), 3 epochs |" in changed
 
 
 def test_a_run_on_the_fallback_data_is_no_result_on_cifar10(results: Path) -> None:
@@ -101,3 +102,15 @@ def test_add_merges_a_finished_run_and_refuses_another(results: Path, tmp_path: 
     else:
         with pytest.raises(ValueError, match="has not finished: 3 epochs so far"):
             table.add(folder, results)
+
+
+def test_test_time_augmentation_is_a_column_of_its_own(results: Path) -> None:
+    averaged = [{"mirror+shift": {"test_acc": value}, "mirror": {"test_acc": 1.0}} for value in (90.0, 92.0)]
+    for name, figures in zip("ab", averaged, strict=True):
+        (results / f"{name}.json").write_text(json.dumps(run(test_time_augmentation=figures)))
+    (row,) = rows(results, "net4")
+    assert "| 80.00 ± 0.00 (81.00 ± 0.00) | 91.00 ± 1.41 | CIFAR-10, JPEG copy |" in row
+
+
+def test_table_of_some_networks(results: Path) -> None:
+    assert [line.split("`")[1] for line in table.table(results, ["net4"]).splitlines()[2:]] == ["net4"]

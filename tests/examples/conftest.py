@@ -38,7 +38,7 @@ def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one epoch on the digits, which no test changes."""
     folder = tmp_path_factory.mktemp("runs")
-    words = "--dataset digits --epochs 1 --device cpu --precision fp32 --workers 0 --name digits"
+    words = "--dataset digits --epochs 1 --device cpu --precision fp32 --workers 0 --name digits --no-report"
     assert script.main([*words.split(), "--run-dir", str(folder)]) == 0
     return folder / "digits"
 
@@ -60,7 +60,7 @@ def train(shared_tree: Path, tmp_path: Path) -> Train:
         command = ["--data-dir", str(shared_tree), "--run-dir", str(tmp_path), "--name", name, "--model", model]
         command += ["--epochs", str(epochs), "--batch-size", "16", "--workers", str(workers), "--precision", "fp32"]
         # Two threads on a machine busy with other things wait for each other more than they compute.
-        command += ["--device", "cpu", "--threads", "1"]
+        command += ["--device", "cpu", "--threads", "1", "--no-report", "--save-every", "0"]
         try:
             return script.main([*command, *words])
         except SystemExit as left:
@@ -75,7 +75,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[engine.
 
     def arrange(number: int, action: Callable[[engine.Run], None]) -> None:
         made = 0
-        step = engine.Run._train_step
+        step = engine.Run.train_step
 
         def counting(run: engine.Run, images: Tensor, labels: Tensor) -> Tensor:
             nonlocal made
@@ -85,7 +85,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[engine.
                 action(run)
             return sums
 
-        monkeypatch.setattr(engine.Run, "_train_step", counting)
+        monkeypatch.setattr(engine.Run, "train_step", counting)
 
     return arrange
 

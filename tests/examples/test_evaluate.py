@@ -108,7 +108,7 @@ def test_flip_is_the_mean_of_the_logits_of_both_sides(digits_run: Path) -> None:
     network = trained.load(digits_run, device="cpu")
     images = testset.read(network).images
     both = [network.logits(side) for side in _sides(images.images)]
-    flipped = evaluate(network, images, tta=True)
+    flipped = evaluate(network, images, tta="mirror")
     torch.testing.assert_close(torch.from_numpy(flipped.logits), torch.stack(both).mean(0))
     assert flipped.loss == pytest.approx(
         float(torch.nn.functional.cross_entropy(torch.stack(both).mean(0), torch.from_numpy(images.labels))), rel=1e-5
@@ -148,7 +148,13 @@ def truncate(run: Path) -> None:
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:1000])
 
 
+def as_before(run: Path) -> None:
+    """A checkpoint from when last.pt left out what config.json says."""
+    change(run / "last.pt", lambda state: state.pop("config"))
+
+
 def relabel(run: Path) -> None:
+    as_before(run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "seed": 7}))
 
@@ -159,8 +165,8 @@ def relabel(run: Path) -> None:
         (shutil.rmtree, "holds no last.pt; a run folder is what train.py writes"),
         (lambda run: (run / "last.pt").unlink(), "holds no last.pt"),
         (truncate, "last.pt cannot be loaded"),
-        (lambda run: (run / "config.json").unlink(), "best.pt needs no other file"),
-        (lambda run: (run / "config.json").write_text("{"), "config.json, which cannot be read"),
+        (lambda run: (as_before(run), (run / "config.json").unlink()), "best.pt needs no other file"),
+        (lambda run: (as_before(run), (run / "config.json").write_text("{")), "config.json, which cannot be read"),
         (relabel, "is not of the run of last.pt: its seed is 7, not 0"),
         (lambda run: change(run / "last.pt", lambda state: state.pop("progress")), "says nothing of 'progress'"),
         (lambda run: change(run / "last.pt", lambda state: state["average"].popitem()), "does not fit twelve_layer"),
@@ -172,6 +178,12 @@ def test_what_is_no_run_is_refused(
 ) -> None:
     damage(run)
     assert message in refused(capsys, run)
+
+
+def test_checkpoint_from_before_it_held_the_config_is_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = printed(capsys, run)
+    as_before(run)
+    assert printed(capsys, run) == expected
 
 
 def test_best_needs_no_other_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

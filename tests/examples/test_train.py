@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import engine
 import models
 import numpy as np
 import pytest
+import report
 import sources
 import torch
+import trained
+from errors import RunError
 from PIL import Image
 from rundir import FILES
 
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 Train = Callable[..., int]
 AtStep = Callable[[int, Callable[[engine.Run], None]], None]
 TIMES = ("images_per_s", "train_seconds", "seconds")
+MEASURED = ("wall_time_s", "images_per_s", "train_seconds", "prepare_seconds", "first_reached_on_validation")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 def figures(folder: Path) -> dict[str, Any]:
     metrics = read(folder / "metrics.json")
-    return {key: value for key, value in metrics.items() if key not in ("wall_time_s", "images_per_s")}
+    return {key: value for key, value in metrics.items() if key not in MEASURED}
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -454,3 +459,115 @@ def test_bf16_trains(train: Train, tmp_path: Path) -> None:
 def test_network_of_timm_trains(train: Train, tmp_path: Path) -> None:
     assert train(model="test_resnet", epochs=1) == 0
     assert read(tmp_path / "run" / "metrics.json")["model"] == "test_resnet"
+
+
+def test_teacher_is_learned_from_and_recorded(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(name="teacher") == 0
+    teacher = str(tmp_path / "teacher")
+    assert train("--teacher", teacher, name="taught", epochs=1) == 0
+    assert train(name="alone", epochs=1) == 0
+    assert train("--teacher", teacher, "--distill", "0", name="deaf", epochs=1) == 0
+    assert log(tmp_path / "taught") != log(tmp_path / "alone") == log(tmp_path / "deaf")
+    config = read(tmp_path / "taught" / "config.json")
+    assert (config["teacher"], config["recipe"]["distill"]) == ("teacher", 0.5)
+    capsys.readouterr()
+    # Another network under the same name is another teacher.
+    assert train("--teacher", str(tmp_path / "alone"), "--resume", name="taught", epochs=1) == 2
+    assert "its teacher is" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--distill", "0.5"), "--distill needs a teacher"),
+        (("--teacher", "nowhere"), "nowhere holds no last.pt"),
+        (("--graph",), "--graph: CUDA graphs need a GPU"),
+        (("--sync-batch-norm",), "--sync-batch-norm: torch's SyncBatchNorm needs GPUs"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    words: tuple[str, ...], said: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words) == 2
+    assert said in error(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_of_other_classes_is_refused(
+    train: Train, digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--teacher", str(digits_run)) == 2
+    assert "knows the classes 0, 1, 2" in error(capsys)
+
+
+def test_preparation_leaves_a_run_as_it_is(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU and torch.compile need before the first step, made here on the CPU: the figures stay the same."""
+    words = ("--model", "net4", "--recipe", "published")
+    assert train(*words, name="plain", epochs=2) == 0
+    prepare = engine.Run.prepare
+
+    def forced(run: engine.Run, images: torch.Tensor, labels: torch.Tensor) -> None:
+        # Compiling itself takes too long for this test; what it is done for is a step like any other.
+        device, run.device = run.device, replace(run.device, compile=True)
+        prepare(run, images, labels)
+        run.device = device
+        assert run.progress.prepare_seconds > 0
+
+    monkeypatch.setattr(engine.Run, "prepare", forced)
+    assert train(*words, name="prepared", epochs=2) == 0
+    assert_same_run(tmp_path / "plain", tmp_path / "prepared")
+    assert read(tmp_path / "prepared" / "metrics.json")["prepare_seconds"] > 0
+
+
+def test_test_time_augmentation_is_noted_apart(train: Train, tmp_path: Path) -> None:
+    assert train(epochs=2) == 0
+    metrics = read(tmp_path / "run" / "metrics.json")
+    assert set(metrics["test_time_augmentation"]) == {"mirror", "mirror+shift"}
+    assert metrics["last_epoch"]["test_acc"] == pytest.approx(float(log(tmp_path / "run")[-1]["test_acc"]), rel=1e-4)
+
+
+def test_checkpoint_holds_what_its_network_is(train: Train, tmp_path: Path) -> None:
+    """last.pt alone is enough, as best.pt is."""
+    assert train(epochs=1) == 0
+    (tmp_path / "run" / "config.json").unlink()
+    assert trained.load(tmp_path / "run", device="cpu").classes == ("circle", "cross", "square")
+
+
+def test_checkpoints_wait_for_each_other_and_none_is_lost(
+    train: Train, at_step: AtStep, interrupt: Callable[[object], None], tmp_path: Path
+) -> None:
+    assert train(name="whole") == 0
+    assert train("--save-every", "1e9", name="rare") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "rare")
+    at_step(8, interrupt)
+    assert train("--save-every", "1e9", name="parts") == 130
+    assert train("--resume", name="parts") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_report_is_written_at_the_end(
+    train: Train, shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def write(run: Path, *, data_dir: Path | None, device: str) -> Path:
+        assert read(run / "metrics.json")["finished"]
+        asked.append((run, data_dir, device))
+        return run / "report" / "index.html"
+
+    monkeypatch.setattr(report, "write", write)
+    assert train("--report", epochs=1) == 0
+    assert asked == [(tmp_path / "run", shared_tree, "cpu")]
+    assert f"report    {tmp_path / 'run' / 'report' / 'index.html'}" in capsys.readouterr().out
+
+
+def test_report_that_fails_loses_nothing(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object, **__: object) -> Path:
+        raise RunError("no room")
+
+    monkeypatch.setattr(report, "write", write)
+    assert train("--report", epochs=1) == 0
+    assert "the run is finished, but its report cannot be written: no room" in error(capsys)
+    assert read(tmp_path / "run" / "metrics.json")["finished"]

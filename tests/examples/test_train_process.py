@@ -40,7 +40,7 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
 
 
 def digits(name: str, *words: str) -> list[str]:
-    return ["--dataset", "digits", "--name", name, "--workers", "1", "--threads", "1", *words]
+    return ["--dataset", "digits", "--name", name, "--workers", "1", "--threads", "1", "--no-report", *words]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,6 +63,25 @@ def test_signal_saves_and_leaves_and_the_run_goes_on(number: signal.Signals, tmp
     assert process.returncode in (130, -number)
 
 
+def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_uninterrupted_run(tmp_path: Path) -> None:
+    words = ("--epochs", "3", "--device", "cpu", "--precision", "fp32", "--save-every", "0")
+    process = start(tmp_path, *digits("whole", *words))
+    assert process.wait(timeout=120) == 0
+    process = start(tmp_path, *digits("parts", *words))
+    wait_for(process, "epoch   1/3")
+    # Steps of the second epoch are made by now, and are in no checkpoint.
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert torch.load(tmp_path / "runs" / "parts" / "last.pt", weights_only=True)["progress"]["epoch"] < 3
+    process = start(tmp_path, *digits("parts", *words, "--resume"))
+    out, _ = process.communicate(timeout=120)
+    assert "going on in epoch" in out
+    whole, parts = (json.loads((tmp_path / "runs" / name / "metrics.json").read_text()) for name in ("whole", "parts"))
+    for key in ("last_epoch", "best_on_validation", "epochs", "finished"):
+        assert whole[key] == parts[key]
+
+
 def test_second_signal_leaves_at_once(tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.mkdir()
@@ -74,7 +93,7 @@ def test_second_signal_leaves_at_once(tmp_path: Path) -> None:
         "    def stuck(*_):\n"
         "        print('stuck', flush=True)\n"
         "        while True: time.sleep(0.05)\n"
-        "    sys.modules['engine'].Run._train_step = stuck\n"
+        "    sys.modules['engine'].Run.train_step = stuck\n"
         "threading.Thread(target=wait, daemon=True).start()\n"
     )
     process = start(tmp_path, *digits("run"), PYTHONPATH=os.pathsep.join([str(hold), str(SCRIPT.parents[2])]))
@@ -90,7 +109,9 @@ def test_second_signal_leaves_at_once(tmp_path: Path) -> None:
 
 def test_default_run_without_data_and_network_reaches_95_percent_on_the_digits(tmp_path: Path) -> None:
     proxy = "http://127.0.0.1:9"
-    process = start(tmp_path, "--epochs", "6", http_proxy=proxy, https_proxy=proxy, no_proxy="", NO_PROXY="")
+    process = start(
+        tmp_path, "--epochs", "6", "--no-report", http_proxy=proxy, https_proxy=proxy, no_proxy="", NO_PROXY=""
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err.count("\n") == 1

@@ -1,0 +1,34 @@
+import json
+from pathlib import Path
+
+import pytest
+import throughput
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10))))
+def test_covered_is_what_at_least_one_interval_holds(parts: list[tuple[int, int]]) -> None:
+    intervals = [(float(start), float(start + length)) for start, length in parts]
+    expected = sum(any(start <= point < end for start, end in intervals) for point in range(50))
+    assert throughput.covered(intervals) == expected
+
+
+def test_figures_are_of_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--model twelve_layer --images 64 --batch-size 8 --steps 2 --device cpu --precision fp32"
+    assert throughput.main([*words.split(), "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(capsys.readouterr().out) == found
+    assert (found["model"], found["batch_size"], found["precision"], found["graph"]) == (
+        "twelve_layer",
+        8,
+        "fp32",
+        False,
+    )
+    assert found["images_per_s"] == pytest.approx(8 / found["step_ms"] * 1000, rel=0.05, abs=1)
+    assert 0.5 < found["busy"] <= 1
+
+
+def test_missing_gpu_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert throughput.main(["--device", "cpu", "--graph"]) == 2
+    assert "CUDA graphs need a GPU" in capsys.readouterr().err
