@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import command
+import recipes
 import table
 from checkpoint import write_atomic
 from errors import UsageError
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made = command.parser(PROG, __doc__)
     made.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="as train.py (default: data)")
     made.add_argument("--models", nargs="+", metavar="NAME", help="default: all that there are, the frontier first")
-    made.add_argument("--recipes", nargs="+", default=["modern"], metavar="NAME", help="default: modern")
+    made.add_argument("--recipes", nargs="+", choices=recipes.NAMES, help="default: long for the frontier, else modern")
     made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     made.add_argument("--minutes", type=float, default=float("inf"), metavar="X", help="then save, and leave the rest")
     made.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 3 on a GPU, 1 without)")
@@ -218,9 +219,13 @@ def finished(folder: Path) -> bool:
         return False
 
 
-def plan(models: Sequence[str], recipes: Sequence[str], seeds: Sequence[int], *, graph: bool) -> list[Job]:
+def plan(models: Sequence[str], chosen: Sequence[str] | None, seeds: Sequence[int], *, graph: bool) -> list[Job]:
     """All runs: one seed of each network and recipe, then the next seed."""
-    return [Job(model, recipe, seed, graph) for seed in seeds for recipe in recipes for model in models]
+
+    def of(model: str) -> Sequence[str]:
+        return chosen or (["long"] if model.startswith("frontier") else ["modern"])
+
+    return [Job(model, recipe, seed, graph) for seed in seeds for model in models for recipe in of(model)]
 
 
 def run(arguments: argparse.Namespace) -> int:

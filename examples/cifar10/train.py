@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--recipe",
         choices=recipes.NAMES,
         default="modern",
-        help="the network's published recipe, or one modern recipe for all (default: modern)",
+        help="the network's published recipe, or one for all: modern, or long (default: modern)",
     )
     what.add_argument(
         "--seed", type=_whole(0, 2**31), default=0, metavar="N", help="of weights, split and order (default: 0)"

@@ -73,7 +73,9 @@ class Trained:
         return f"{self.name}, {self.identity['network']}, {FILES[self.which]} {after}"
 
 
-def load(folder: Path, which: str = "last", *, device: str = "auto", precision: str = "run") -> Trained:
+def load(
+    folder: Path, which: str = "last", *, device: str = "auto", precision: str = "run", deterministic: bool = True
+) -> Trained:
     """Load the network of a run.
 
     Args:
@@ -81,6 +83,7 @@ def load(folder: Path, which: str = "last", *, device: str = "auto", precision: 
         which: ``"last"`` or ``"best"``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         precision: ``"fp32"``, ``"bf16"``, or ``"run"`` for that of the run.
+        deterministic: On a GPU the same figures every time.
 
     Raises:
         UsageError: There is no such checkpoint, it is damaged, or its weights do not fit its network.
@@ -111,7 +114,7 @@ def load(folder: Path, which: str = "last", *, device: str = "auto", precision: 
     except RuntimeError as error:
         raise UsageError(f"{path} does not fit {network} of {len(classes)} classes: {_second_line(error)}") from None
     # As in training: another kernel rounds otherwise, and an image at the edge of two classes changes sides.
-    chosen = devices.choose(device, recorded if precision == "run" else precision)
+    chosen = devices.choose(device, recorded if precision == "run" else precision, deterministic=deterministic)
     # A recipe of no interest: nothing is trained.
     run = Run(model.eval(), Recipe("none"), 1, (mean, std), chosen)
     return Trained(folder, which, epoch, step, identity, classes, mean, std, run)

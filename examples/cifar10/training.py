@@ -167,7 +167,8 @@ def _batches(
 def _teacher(arguments: argparse.Namespace, dataset: Dataset, device: Device) -> trained.Trained | None:
     if arguments.teacher is None:
         return None
-    found = trained.load(arguments.teacher, device=device.name, precision="bf16" if device.bf16 else "fp32")
+    precision = "bf16" if device.bf16 else "fp32"
+    found = trained.load(arguments.teacher, device=device.name, precision=precision, deterministic=device.deterministic)
     if found.classes != dataset.classes:
         raise UsageError(
             f"--teacher {arguments.teacher} knows the classes {', '.join(found.classes)}, "

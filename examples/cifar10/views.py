@@ -36,6 +36,6 @@ def views(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
     large = F.pad(images.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="reflect").to(images.dtype)
     found = [(0.25, images), (0.25, images.flip(2))]
     for start in (0, 2):
-        shifted = large[:, :, start : start + SIZE, start : start + SIZE].permute(0, 2, 3, 1)
+        shifted = large[:, :, start : start + SIZE, start : start + SIZE].permute(0, 2, 3, 1).contiguous()
         found += [(0.125, shifted), (0.125, shifted.flip(2))]
     return found

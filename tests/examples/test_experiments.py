@@ -60,9 +60,13 @@ def said(tmp_path: Path) -> dict[str, Any]:
 
 def test_one_seed_of_each_network_comes_before_the_next_seed() -> None:
     names = [job.name for job in experiments.plan(["a", "b"], ["modern", "published"], [0, 1], graph=False)]
-    assert names == [
-        f"{model}-{recipe}-{seed}" for seed in "01" for recipe in ("modern", "published") for model in "ab"
-    ]
+    one = [f"{model}-{recipe}" for model in "ab" for recipe in ("modern", "published")]
+    assert names == [f"{name}-{seed}" for seed in (0, 1) for name in one]
+
+
+def test_frontier_is_trained_longer() -> None:
+    jobs = experiments.plan(["frontier_100k", "net4"], None, [0], graph=False)
+    assert [job.name for job in jobs] == ["frontier_100k-long-0", "net4-modern-0"]
 
 
 def test_all_networks_have_a_place() -> None:
