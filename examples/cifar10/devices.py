@@ -61,4 +61,4 @@ def _set_up_cuda(deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     else:
         torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not deterministic
