@@ -78,17 +78,15 @@ def _least(timings: Sequence[tuple[int, Timing, Timing]]) -> int | None:
     return min((elements for elements, _, _ in timings if elements > max(lost, default=0)), default=None)
 
 
-def tune(device: str, milliseconds: float) -> list[dict[str, Any]]:
-    """Time the kernels at other tilings than the ones they come with, fastest first. CUDA only."""
-    rows: list[dict[str, Any]] = []
+def tune(device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
+    """Time the kernels at other tilings than the ones they come with, one row each. CUDA only."""
     for case in (Case(LARGE[0]), Case(LARGE[0], dilation=8), Case(LARGE[2]), Case(LARGE[4])):
-        rows += _tune_convolution(case, device, milliseconds)
+        yield from _tune_convolution(case, device, milliseconds)
     for case in (Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[2], out=32), Case(LARGE[0], out=128)):
-        rows += _tune_block(case, device, milliseconds)
-    return sorted(rows, key=_median)
+        yield from _tune_block(case, device, milliseconds)
 
 
-def _tune_convolution(case: Case, device: str, milliseconds: float) -> list[dict[str, Any]]:
+def _tune_convolution(case: Case, device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
     from convblocks.ops import _launch
 
     made = Data(case, device, torch.channels_last)
@@ -109,12 +107,12 @@ def _tune_convolution(case: Case, device: str, milliseconds: float) -> list[dict
         for direction, call in calls.items():
             timing = measure(call, device, milliseconds)
             rows.append({"case": str(case), "pass": direction, **timing._asdict(), "tiling": tiling._asdict()})
+            yield rows[-1]
     for direction in ("forward", "backward"):
         _best(case, [row for row in rows if row["pass"] == direction])
-    return rows
 
 
-def _tune_block(case: Case, device: str, milliseconds: float) -> list[dict[str, Any]]:
+def _tune_block(case: Case, device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
     from convblocks.ops import _launch, _launch_separable
 
     made = BlockData(case, device, torch.channels_last)
@@ -133,8 +131,8 @@ def _tune_block(case: Case, device: str, milliseconds: float) -> list[dict[str, 
             print(f"{case} {tiling}: {error}", flush=True)
             continue
         rows.append({"case": str(case), "pass": "forward", **timing._asdict(), "tiling": tiling._asdict()})
+        yield rows[-1]
     _best(case, rows)
-    return rows
 
 
 def _best(case: Case, rows: list[dict[str, Any]]) -> None:

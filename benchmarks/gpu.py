@@ -17,6 +17,8 @@ The table for "auto" comes out as OUT/decisions.json: copied to convblocks/ops/d
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -33,7 +35,8 @@ import torch
 from benchmarks.record import write
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("check", "kernels", "blocks", "networks", "train")
+STAGES = {"check": 1, "kernels": 2, "blocks": 2, "networks": 1, "train": 2}
+"""A stage's share of the time, beside those that run in the same call."""
 FAILED, TIME_IS_UP = 1, 3
 SAVING = 75
 """Seconds before its end in which the training is told to save what it has."""
@@ -54,7 +57,9 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
     if stage == "check":
         marked = ["-m", "gpu"] if device == "cuda" else []
         test = [*python, "-m", "pytest", *marked, "-q", "-p", "no:cacheprovider"]
-        found = [Part("tests", [*test, "tests/ops/test_gpu.py" if quick else "tests/ops"], 0.7)]
+        # Most of the time goes to compiling kernels, on the CPU.
+        many = ["-n", "8"] if device == "cuda" and importlib.util.find_spec("xdist") else []
+        found = [Part("tests", [*test, *many, "tests/ops/test_gpu.py" if quick else "tests/ops"], 0.7)]
         sanitizer = shutil.which("compute-sanitizer")
         if device == "cuda" and sanitizer:
             # With its own allocator, PyTorch hands out memory that a kernel may overrun unseen.
@@ -72,11 +77,13 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
             found.append(Part("memcheck", [*memcheck, *test, "tests/ops/test_gpu.py", "-k", "sanitizer"], 0.3))
         return found
     if stage == "kernels":
-        run = [*python, "-m", "benchmarks.kernels", *suite]
-        found = [Part("compare", [*run, "--output", str(out / "kernels.json")], 0.4)]
+        # What matters most first: without decisions the blocks take none of the kernels.
+        found = [("decide", ["--decide", "--output", str(out / "decisions.json")], 0.5)]
+        found.append(("compare", ["--output", str(out / "kernels.json")], 0.25))
         if device == "cuda":
-            found.append(Part("tune", [*run, "--tune", "--output", str(out / "tilings.json")], 0.3))
-        return [*found, Part("decide", [*run, "--decide", "--output", str(out / "decisions.json")], 0.3)]
+            found.append(("tune", ["--tune", "--output", str(out / "tilings.json")], 0.25))
+        run = [*python, "-m", "benchmarks.kernels", *suite, "--minutes"]
+        return [Part(name, [*run, f"{0.85 * share * minutes:.2f}", *rest], share) for name, rest, share in found]
     if stage in ("blocks", "networks"):
         path = str(out / f"{stage}.json")
         # Compiling takes longer than all else together.
@@ -116,21 +123,25 @@ def run(part: Part, log: Path, seconds: float) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for word in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
+    if process.poll() is not None:
+        return
+    # As by Ctrl-C first: pytest then says what has failed so far.
+    for word in (signal.SIGINT, signal.SIGTERM):
         os.killpg(process.pid, word)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        except subprocess.TimeoutExpired:
-            continue
+            break
+    # And what the leader left behind.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stages", nargs="+", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("stages", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures and logs")
     parser.add_argument("--minutes", type=float, default=9.5, help="for all stages together (default: 9.5)")
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data", help="what train.py takes (default: data)")
@@ -146,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + 60 * given.minutes
     codes: list[int] = []
     for i, stage in enumerate(given.stages):
-        length = max(0.0, until - time.monotonic()) / (len(given.stages) - i)
+        share = STAGES[stage] / sum(STAGES[later] for later in given.stages[i:])
+        length = share * max(0.0, until - time.monotonic())
         close = time.monotonic() + length
         todo = parts(stage, out, given.device, given.quick, length / 60, given.data_dir.resolve())
         for j, part in enumerate(todo):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from convblocks.ops import _choice
 RESULTS = Path(__file__).parent / "results"
 
 
-def compare(cases: Iterable[Case], device: str, milliseconds: float) -> dict[str, Any]:
-    """Time every case on every path."""
+def compare(cases: Iterable[Case], device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
+    """Time every case on every path; after each case, all that there is so far."""
     bandwidth = copy_bandwidth(device, milliseconds)
     rows: list[dict[str, Any]] = []
     for case in cases:
@@ -50,7 +51,7 @@ def compare(cases: Iterable[Case], device: str, milliseconds: float) -> dict[str
                 row = case._asdict() | {"pass": direction, "path": path, "mode": mode, "share": share}
                 rows.append(row | timing._asdict() | ({"errors": errors} if path == "convblocks" else {}))
         print(f"{case}: checked and timed", flush=True)
-    return {"environment": environment(device), "copy bytes per second": bandwidth, "rows": rows}
+        yield {"environment": environment(device), "copy bytes per second": bandwidth, "rows": rows}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -91,16 +92,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decide", action="store_true", help="measure and write the table of the auto backend")
     parser.add_argument("--tune", action="store_true", help="time other tilings of the rolling kernels (CUDA only)")
     parser.add_argument("--output", type=Path, help="where the JSON goes; for --decide, the table itself")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
     given = parser.parse_args(arguments)
+    until = time.monotonic() + 60 * given.minutes
     milliseconds = 2 if given.quick else 40 if given.decide or given.tune else 100
     torch.backends.cudnn.benchmark = True
     stem = environment(given.device)["device"].lower().replace(" ", "-")
     if given.tune:
         if given.device != "cuda":
             parser.error("--tune needs a CUDA device")
-        rows = tune(given.device, milliseconds)
-        result = {"environment": environment(given.device), "rows": rows}
-        write(given.output or RESULTS / f"tilings-{stem}.json", json.dumps(result, indent=1))
+        path, rows = given.output or RESULTS / f"tilings-{stem}.json", []
+        for row in tune(given.device, milliseconds):
+            rows.append(row)
+            result = {"environment": environment(given.device), "rows": sorted(rows, key=lambda row: row["median"])}
+            write(path, json.dumps(result, indent=1))
+            if time.monotonic() > until:
+                break
+        print(f"wrote {path}: {len(rows)} tilings")
         return
     if given.decide:
         sizes, kinds = ((1, 2), [KINDS[0], KINDS[-1]]) if given.quick else (SIZES, KINDS)
@@ -116,13 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             known = _choice.read_table(path) | {where.get("capability", "cpu"): decisions}
             text = {"environment": where, "decisions": known}
             write(path, json.dumps(text, indent=1, sort_keys=True) + "\n")
+            if time.monotonic() > until:
+                break
         print(f"wrote {path}")
         return
-    result = compare(QUICK if given.quick else CASES, given.device, milliseconds)
-    path = given.output or RESULTS / f"kernels-{stem}.json"
-    write(path, json.dumps(result, indent=1))
-    write(path.with_suffix(".md"), table(result))
-    print(table(result))
+    path, shown = given.output or RESULTS / f"kernels-{stem}.json", ""
+    for result in compare(QUICK if given.quick else CASES, given.device, milliseconds):
+        shown = table(result)
+        write(path, json.dumps(result, indent=1))
+        write(path.with_suffix(".md"), shown)
+        if time.monotonic() > until:
+            break
+    print(shown)
 
 
 if __name__ == "__main__":

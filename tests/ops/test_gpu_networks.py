@@ -87,7 +87,7 @@ def compare(module, shape, device, backend, training, layout, tolerance):
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize(("build", "shape"), CASES.values(), ids=CASES.keys())
 def test_blocks(device, build, shape, backend, training, layout):
-    compare(settled(build()), shape, device, backend, training, layout, 1e-5)
+    compare(settled(build()), shape, device, backend, training, layout, 1e-4 if device == "cuda" else 1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
