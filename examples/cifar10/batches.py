@@ -4,8 +4,6 @@ import signal
 from collections.abc import Iterator
 from typing import Protocol
 
-import augment
-import cv2
 import mixing
 import numpy as np
 import pipelines
@@ -76,6 +74,10 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
         self.order = order
         mirrored = mirrored and pipelines.choose(pipeline).flip
         self.alternating = mirrored and flip == "alternating"
+        # Here, for albumentations and OpenCV are needed by these batches alone: what augments in torch does without.
+        import augment
+
+        self.reseed = augment.reseed
         self.pipeline = augment.build(pipeline, mean, mirrored and not self.alternating)
         self.mix = mix or Mix()
         self.classes = classes
@@ -89,7 +91,7 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
         rows = order.epoch(epoch)[index]
         # The first of several processes draws what a single one does.
         stream = (order.seed, epoch, index, *([order.rank] if order.rank else []))
-        augment.reseed(self.pipeline, *stream)
+        self.reseed(self.pipeline, *stream)
         chosen = self.images.images[rows]
         if self.alternating:
             mirrored = alternating_flips(order.seed, epoch, order.count)[rows]
@@ -120,6 +122,8 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
+    import cv2
+
     cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

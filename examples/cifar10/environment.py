@@ -1,5 +1,6 @@
 """What a run's figures depend on besides the run: versions and hardware."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -13,8 +14,11 @@ PACKAGES = ("torchvision", "timm", "albumentations", "numpy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the figures."""
-    others = {name: metadata.version(name) for name in PACKAGES}
+    """Versions of Python and of those packages that decide the figures and are there."""
+    others: dict[str, str] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            others[name] = metadata.version(name)
     # torch's own word tells the CUDA build as well.
     return {"python": platform.python_version(), "torch": str(torch.__version__), **others}
 
