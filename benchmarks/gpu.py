@@ -88,10 +88,10 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
         path = str(out / f"{stage}.json")
         # Compiling takes longer than all else together.
         suite += ["--ways", "eager", "folded"] if quick else []
-        run = [*python, "-m", f"benchmarks.{stage}", *suite, "--minutes", f"{0.9 * minutes:.2f}", "--resume"]
+        run = [*python, "-m", f"benchmarks.{stage}", *suite, "--minutes", f"{0.8 * minutes:.2f}", "--resume"]
         return [
-            Part("run", [*run, "--output", path], 0.95),
-            Part("tables", [*python, "-m", "benchmarks.roofline", path], 0.05),
+            Part("run", [*run, "--output", path], 0.9),
+            Part("tables", [*python, "-m", "benchmarks.roofline", path], 0.1),
         ]
     words = ["--data-dir", str(data), "--run-dir", str(out / "runs"), "--results", str(out / "results")]
     words += ["--minutes", f"{max(0.1, minutes - SAVING / 60):.2f}"]

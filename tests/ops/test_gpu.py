@@ -252,9 +252,11 @@ def test_a_compiled_training_step_agrees(machine, dynamic):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
 
 
-# opcheck itself looks at the gradients of tensors that are no leaves.
+# opcheck itself looks at the gradients of tensors that are no leaves. On the CPU test_depthwise.py does it.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_the_operators_keep_torchs_rules(machine):
+@pytest.mark.gpu
+def test_the_operators_keep_torchs_rules():
+    machine = Machine("cuda")
     x, weight, bias = (t.requires_grad_() for t in data(machine, (2, 16, 7, 6)))
     where = ([1, 1], [1, 1], [1, 1])
     library.opcheck(torch.ops.convblocks.depthwise_conv2d, (x, weight, bias, *where))
