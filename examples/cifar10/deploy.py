@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> None:
                         row["accuracy"] = share(logits.argmax(1) == torch.from_numpy(data.test.labels))
                 else:
                     row["latency_ms"] = {
-                        f"{arguments.threads} threads, batch {batch}": latency(
+                        f"{arguments.threads} thread{'s' * (arguments.threads > 1)}, batch {batch}": latency(
                             deployed.run,
                             source.calibration[:batch].contiguous(),
                             arguments.milliseconds,

@@ -80,11 +80,11 @@ def test_figures_are_added_and_those_of_other_weights_thrown_out(tmp_path):
         deploy.keep(path, {}, "net", "eager", {"weights": weights, "bytes": 1, **row})
         return json.loads(path.read_text())["networks"]["net"]["eager"]
 
-    kept("pretrained", latency_ms={"1 threads, batch 1": 2.0})
-    assert kept("pretrained", accuracy=80.0)["latency_ms"] == {"1 threads, batch 1": 2.0}
+    kept("pretrained", latency_ms={"1 thread, batch 1": 2.0})
+    assert kept("pretrained", accuracy=80.0)["latency_ms"] == {"1 thread, batch 1": 2.0}
     both = kept("pretrained", latency_ms={"2 threads, batch 1": 1.0})
     assert both["accuracy"] == 80.0
-    assert both["latency_ms"] == {"1 threads, batch 1": 2.0, "2 threads, batch 1": 1.0}
+    assert both["latency_ms"] == {"1 thread, batch 1": 2.0, "2 threads, batch 1": 1.0}
     assert "accuracy" not in kept(None)
 
 
