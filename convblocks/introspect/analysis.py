@@ -38,6 +38,8 @@ class Analysis:
         self.model, self.inputs = model, inputs
         self.native = trace(model, inputs.shapes, inputs.dtypes)
         self._fields: dict[tuple[Axis, int], tuple[AxisField, tuple[str, ...], bool]] = {}
+        self._native_fields: dict[tuple[int, int | None], AxisField | None] = {}
+        self._reach: dict[Axis, tuple[int, int]] = {}
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
         self._local: dict[Axis, tuple[Propagation, Local]] = {}
@@ -64,6 +66,12 @@ class Analysis:
             self._local[axis] = propagate(self.native, axis, policy), policy
         return self._local[axis]
 
+    def reach(self, axis: Axis) -> tuple[int, int]:
+        """An upper estimate of the field of any unit, and a common multiple of the strides."""
+        if axis not in self._reach:
+            self._reach[axis] = reach(self.native, axis)
+        return self._reach[axis]
+
     def grown(self, axis: Axis) -> list[Grown]:
         """The network on an input large enough, twice if its geometry may follow the size of the input."""
         if not self._grown:
@@ -71,7 +79,7 @@ class Analysis:
         return self._grown[axis]
 
     def _grow(self) -> None:
-        estimates = {axis: reach(self.native, axis) for axis in self.axes}
+        estimates = {axis: self.reach(axis) for axis in self.axes}
         factor = 2
         while True:
             lengths = {
@@ -168,9 +176,10 @@ class Analysis:
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
-        found = axis_field(
-            here, length, self._prefer(self.native.shapes[value], axis), reach(self.native, axis)[0] // 2
-        )
+        key = (id(here), self._prefer(self.native.shapes[value], axis))
+        if key not in self._native_fields:
+            self._native_fields[key] = axis_field(here, length, key[1], self.reach(axis)[0] // 2)
+        found = self._native_fields[key]
         if here.pooled:
             return AxisField(None, pooled=True), (), True
         if found is None or shows_all(here, length):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convblocks.introspect.analysis import Analysis, Grown
 from convblocks.introspect.field import units_of
-from convblocks.introspect.growth import grown_length, reach
+from convblocks.introspect.growth import grown_length
 from convblocks.introspect.labels import Labels, TooLarge
 from convblocks.introspect.propagation import Axis, find_rule, refs_of
 from convblocks.introspect.registry import Call, NoRule
@@ -51,7 +51,7 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
     for _ in range(4):
         lengths = {}
         for axis in analysis.axes:
-            total, multiple = reach(analysis.native, axis)
+            total, multiple = analysis.reach(axis)
             size = analysis.field(axis, value)[0].size or 1
             needed = min(
                 analysis.length(axis) + total, int(factor * (size + analysis.length(axis) // 2 + 4 * multiple))

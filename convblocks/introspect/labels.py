@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NOTHING = 2**40
-"""Feature of an element that depends on no input; larger than any coordinate."""
+NOTHING = 2**30 - 1
+"""Feature of an element that depends on no input: larger than any coordinate, and twice it still fits 32 bits."""
 
 LARGEST = 2**23
 """Elements of the largest array that is put together: 64 MB of intervals."""
@@ -268,8 +268,8 @@ def _union_of_two(first: Labels, second: Labels) -> Labels:
 
 
 def interval(positions: Tensor) -> Tensor:
-    """Features (lo, -hi) of elements that depend on one position each."""
-    return torch.stack((positions, -positions))
+    """Features (lo, -hi) of elements that depend on one position each; in 32 bits, which is half the time."""
+    return torch.stack((positions, -positions)).to(torch.int32)
 
 
 def extent(data: Tensor) -> Tensor:
