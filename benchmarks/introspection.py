@@ -2,6 +2,7 @@
 
     python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16] [--again]   # goes on where it stopped
     python benchmarks/introspection.py speed
+    python benchmarks/introspection.py table   # the times in Markdown
 
 Results go to benchmarks/results/introspection_sweep.json and introspection_speed.json.
 """
@@ -9,7 +10,10 @@ Results go to benchmarks/results/introspection_sweep.json and introspection_spee
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import logging
 import os
 import platform
 import resource
@@ -17,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +40,7 @@ from convblocks.introspect.tracing import trace  # noqa: E402  (after the path)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COMMAND = "python benchmarks/introspection.py sweep --minutes 90 --strides 8,16"
-MINUTES, GIGABYTES = 4, 8
+MINUTES, GIGABYTES = 1, 8
 SHOWN = ("status", "size", "why", "error", "macs_equal", "field_seconds", "summary_seconds", "gradient_seconds")
 
 
@@ -127,6 +132,8 @@ def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str
         try:
             record = function(name, option, known)
         except Exception as error:
+            if "allocate memory" in str(error):
+                os._exit(1)
             record = {"model": name, **option, "error": f"{type(error).__name__}: {error}"[:300], "status": "error"}
         with os.fdopen(writer, "w") as stream:
             json.dump(record, stream)
@@ -137,7 +144,7 @@ def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str
     os.waitpid(child, 0)
     if text:
         return json.loads(text)
-    why = f"the process ended: more than {MINUTES} minutes or {GIGABYTES} GB"
+    why = f"the process ended: more than {MINUTES} minute of processor time or {GIGABYTES} GB"
     return {"model": name, **option, "status": "not compared", "why": why}
 
 
@@ -218,50 +225,112 @@ def write(path: Path, data: Any) -> None:
     temporary.replace(path)
 
 
-def _calls(model: torch.nn.Module, size: tuple[int, ...], torchinfo: Any) -> dict[str, Callable[[], str]]:
+NETWORKS = (
+    "resnet18",
+    "resnet50",
+    "efficientnet_b0",
+    "mobilenetv3_large_100",
+    "convnext_tiny",
+    "densenet121",
+    "regnety_016",
+    "inception_v3",
+    "hrnet_w18",
+)
+
+
+def _calls(name: str) -> dict[str, Callable[[], Any]]:
+    """One answer of every tool; those that cannot run on meta tensors get a network with weights."""
+    model, real, size = build(name), timm.create_model(name).eval(), (3, 224, 224)
+
+    def torchinfo() -> str:
+        return str(import_module("torchinfo").summary(model, (1, *size), device="meta", verbose=0, depth=9))
+
+    def torchsummary() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import_module("torchsummary").summary(real, size, device="cpu")
+
+    def fvcore() -> float:
+        logging.getLogger("fvcore").setLevel(logging.ERROR)
+        return import_module("fvcore.nn").FlopCountAnalysis(real, torch.empty(1, *size)).total()
+
+    def torchscan() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import_module("torchscan").summary(real, size, receptive_field=True)
+
+    def rfa_toolbox() -> Any:
+        rfa = import_module("rfa_toolbox")
+        return rfa.input_resolution_range(rfa.create_graph_from_pytorch_model(real))
+
     return {
         "receptive_field": lambda: repr(receptive_field(model, size)),
         "summary": lambda: summary(model, size).text(120),
-        "torchinfo": lambda: str(torchinfo.summary(model, (1, *size), device="meta", verbose=0, depth=9)),
+        "torchinfo": torchinfo,
+        "torchsummary": torchsummary,
+        "fvcore": fvcore,
+        "torchscan": torchscan,
+        "rfa_toolbox": rfa_toolbox,
     }
 
 
-def speed() -> None:
-    """Medians of five calls on meta tensors, beside torchinfo."""
-    import torchinfo
-
-    records = []
-    for name in (
-        "resnet18",
-        "resnet50",
-        "efficientnet_b0",
-        "mobilenetv3_large_100",
-        "convnext_tiny",
-        "densenet121",
-        "regnety_016",
-    ):
-        calls = _calls(build(name), (3, 224, 224), torchinfo)
-        record: dict[str, Any] = {"model": name}
-        for label, call in calls.items():
+def timed(call: Callable[[], Any]) -> dict[str, Any]:
+    """Median and spread of five calls after a first one; of one call where it takes seconds."""
+    seconds: list[float] = []
+    try:
+        for turn in range(6):
+            start = time.perf_counter()
             call()
-            seconds = []
-            for _ in range(5):
-                start = time.perf_counter()
-                call()
-                seconds.append(time.perf_counter() - start)
-            record[label] = round(statistics.median(seconds), 4)
-            record[f"{label} spread"] = round(max(seconds) - min(seconds), 4)
-        records.append(record)
-        print(record, flush=True)
-    write(
-        RESULTS / "introspection_speed.json",
-        {"machine": machine(), "command": "python benchmarks/introspection.py speed", "records": records},
-    )
+            seconds.append(time.perf_counter() - start)
+            if turn == 0 and seconds[0] > 4:
+                break
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:200]}
+    kept = seconds[1:] or seconds
+    return {
+        "seconds": round(statistics.median(kept), 4),
+        "spread": round(max(kept) - min(kept), 4),
+        "calls": len(kept),
+    }
+
+
+def version(tool: str) -> str:
+    try:
+        return metadata.version(tool)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def speed() -> None:
+    """How long an answer takes, beside the tools that give a table, a count or a field."""
+    records: list[dict[str, Any]] = []
+    tools = ("torchinfo", "torchsummary", "fvcore", "torchscan", "rfa_toolbox")
+    about = {
+        "command": "python benchmarks/introspection.py speed",
+        "machine": machine() | {"threads": "1", "cores": str(os.cpu_count())},
+        "tools": {tool: version(tool) for tool in tools},
+    }
+    for name in NETWORKS:
+        records.append({"model": name, **{label: timed(call) for label, call in _calls(name).items()}})
+        print(name, {k: v.get("seconds", v.get("error")) for k, v in records[-1].items() if k != "model"}, flush=True)
+        write(RESULTS / "introspection_speed.json", {**about, "records": records})
+
+
+def table(path: Path = RESULTS / "introspection_speed.json") -> str:
+    """The times as the documentation shows them: milliseconds, and what a tool answers with where it fails."""
+    data = json.loads(path.read_text())
+    tools = [key for key in data["records"][0] if key != "model"]
+    lines = ["| network | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
+    for record in data["records"]:
+        cells = [
+            record[tool]["error"].partition(":")[0] if "error" in record[tool] else f"{1000 * record[tool]['seconds']:.0f}"
+            for tool in tools
+        ]
+        lines.append(f"| {record['model']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["sweep", "speed"])
+    parser.add_argument("task", choices=["sweep", "speed", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
     parser.add_argument("--again", action="store_true", help="answer anew, compare to the gradients on record")
@@ -269,8 +338,10 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.task == "sweep":
         sweep(options.minutes, [int(part) for part in options.strides.split(",") if part], options.again)
-    else:
+    elif options.task == "speed":
         speed()
+    else:
+        print(table())
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def _gathers_map(x: Tensor, out: Tensor, args: tuple[Any, ...], kwargs: dict[str
     if not isinstance(dims, (tuple, list)):
         return False
     chosen = {dim % x.dim() for dim in dims}
-    return x.dim() == 4 and (chosen >= {2, 3} or chosen == {1, 2})
+    return x.dim() >= 4 and (chosen >= {x.dim() - 2, x.dim() - 1} or (x.dim() == 4 and chosen == {1, 2}))
 
 
 def _average_pool(

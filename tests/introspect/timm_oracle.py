@@ -35,7 +35,12 @@ class _Unfilled(TorchFunctionMode):
 
 
 def is_convolutional(graph: Graph) -> bool:
-    """Whether a network convolves, and multiplies no two matrices that both depend on the input, as attention does."""
+    """Whether a network convolves, neither recurs nor multiplies two matrices that both depend on the input.
+
+    Attention does the latter.
+    """
+    if any(isinstance(call.module, torch.nn.RNNBase) for call in graph.calls):
+        return False
     return any(node.op == "convolution" for node in graph.nodes) and not any(
         "attention" in node.op or (node.op in PRODUCTS and sum(graph.depends[value] for value in refs_of(node)) > 1)
         for node in graph.nodes
@@ -84,6 +89,8 @@ def gradient(record: dict[str, Any], **options: Any) -> dict[str, Any]:
                 shape = (1, record["input"][0], height, length)
                 first, second, unit, places = middle_unit(model.forward_features, shape, 1)
             except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+                if "allocate memory" in str(error):
+                    raise
                 reason = f"{type(error).__name__}: {error}"[:200]
                 heights.remove(height)
                 continue

@@ -28,12 +28,45 @@ def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels
 @rule("convolution", "_convolution")
 def convolution(call: Call) -> Result:
     """Every output reads a window of all channels of its group."""
-    labels = call.input
-    if call.of(call["weight"]) is not None or call.of(call["bias"]) is not None:
-        raise NoRule("weights that depend on the input")
-    if labels is None:
-        return None
     shape, out, kernel = call.shape, call.out_shape(), call.shape_of(call["weight"])
+    count = len(kernel) - 2
+    first = len(shape) - count
+    weights = _dynamic_weights(call, len(out), first - 1)
+    if call.input is None:
+        return weights
+    return union((_convolved(call, call.input, shape, out, kernel), weights), len(out))
+
+
+def _dynamic_weights(call: Call, ndim: int, channels: int) -> Labels | None:
+    """What weights that depend on the input bring: every output of a channel reads all of that channel's."""
+    found: list[Labels | None] = []
+    for name in ("weight", "bias"):
+        labels = call.of(call[name])
+        if labels is None:
+            continue
+        if name == "weight" and _reads_weights_in_part(call, labels):
+            raise NoRule("weights that depend on the input, of which the border reads a part")
+        labels = call.reduce(labels, range(1, labels.ndim))
+        lengths = [labels.length(0) if dim == channels else 1 for dim in range(ndim)]
+        found.append(labels.map(lambda data, lengths=lengths: data.reshape(data.shape[0], *lengths)))
+    return union(found, ndim)
+
+
+def _reads_weights_in_part(call: Call, weight: Labels) -> bool:
+    """Whether padding leaves some output without some weights that differ in what they depend on, or without any."""
+    kernel = call.shape_of(call["weight"])[2:]
+    padding, dilation = (spread(call[name], len(kernel)) for name in ("padding", "dilation"))
+    differ = any(weight.length(2 + i) > 1 for i in range(len(kernel)))
+    return (
+        bool(call["transposed"])
+        or (differ and any(padding))
+        or any(p > d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True))
+    )
+
+
+def _convolved(
+    call: Call, labels: Labels, shape: tuple[int, ...], out: tuple[int, ...], kernel: tuple[int, ...]
+) -> Labels:
     count = len(kernel) - 2
     first = len(shape) - count
     labels = mix_channels(call, labels, first - 1, call["groups"], out[first - 1])

@@ -19,6 +19,10 @@ CASES = [
     Case("convolution 3d", lambda x: F.conv3d(x, weight(1, 1, 2, 1, 3), None, (1, 2, 1), (1, 0, 1)), (1, 1, 3, 4, 4)),
     Case("channels of different fields", lambda x: F.conv1d(torch.cat((x, x.roll(2, 2)), 1), weight(4, 2, 3), None, 1, 0, 1, 2), (1, 2, 6)),
     Case("channels of different fields, mixed", lambda x: F.conv1d(torch.cat((x, x.roll(2, 2), x[:, :1]), 1), weight(2, 5, 1)), (1, 2, 6)),
+    Case("weights that depend on the input", lambda x: F.conv1d(x, torch.stack((x[0, :, :2], x[0, :, 4:]), 0)), (1, 2, 6)),
+    Case("a bias that depends on the input", lambda x: F.conv2d(x, weight(2, 1, 2, 2), x[0, 0, 0, :2] * 1), (1, 1, 4, 5)),
+    Case("a kernel that depends on the input, of what does not", lambda x: F.conv1d(torch.ones(1, 2, 4).to(x), x[:, :, 1:3] * 1), (1, 2, 6)),
+    Case("padded, of weights that depend on the input", lambda x: F.conv1d(x, x.mean(2).reshape(1, 2, 1).expand(1, 2, 3) * 1, None, 1, 2), (1, 2, 6)),
     *[Case("as a traced program calls it", lambda x: aten._convolution(x, weight(1, 1, 2), None, [2], [1], [1], False, [0], 1, False, False, False, False), (1, 1, 4))] * NEW,
     Case("same padding, odd", lambda x: F.conv2d(x, weight(1, 1, 3, 5), padding="same"), (1, 1, 4, 5)),
     Case("padding past the kernel", lambda x: F.conv1d(x, weight(1, 1, 2), None, 1, 4), (1, 1, 3)),
@@ -58,5 +62,7 @@ def test_windows(case: Case) -> None:
     check(case)
 
 
-def test_weights_from_the_input_are_refused() -> None:
-    assert "weight" in refused(lambda x: F.conv2d(x, x[:1, :, :2, :2]), (1, 2, 4, 4))
+def test_weights_from_the_input_of_which_the_border_reads_a_part_are_refused() -> None:
+    assert "weight" in refused(lambda x: F.conv2d(x, x[:1, :, :2, :2], padding=1), (1, 2, 4, 4))
+    assert "weight" in refused(lambda x: F.conv_transpose1d(x, x.transpose(0, 1)[:, :, :2]), (1, 2, 5))
+    assert "weight" in refused(lambda x: F.conv1d(x, x.mean(2).reshape(1, 2, 1), padding=1), (1, 2, 5))
