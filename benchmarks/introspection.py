@@ -321,7 +321,9 @@ def table(path: Path = RESULTS / "introspection_speed.json") -> str:
     lines = ["| network | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
     for record in data["records"]:
         cells = [
-            record[tool]["error"].partition(":")[0] if "error" in record[tool] else f"{1000 * record[tool]['seconds']:.0f}"
+            record[tool]["error"].partition(":")[0]
+            if "error" in record[tool]
+            else f"{1000 * record[tool]['seconds']:.0f}"
             for tool in tools
         ]
         lines.append(f"| {record['model']} | " + " | ".join(cells) + " |")
