@@ -3,7 +3,6 @@
 from convblocks.layers.blur import BlurDownsample
 from convblocks.layers.conv import ConvNormAct
 from convblocks.layers.downsample import DilatedDownsample
-from convblocks.layers.gated import GatedPointwise
 from convblocks.layers.head import GAPHead
 from convblocks.layers.joint import JointDilatedDepthwise
 from convblocks.layers.mixed import MixedDepthwise
@@ -16,7 +15,6 @@ __all__ = [
     "DepthwiseSeparableConv",
     "DilatedDownsample",
     "GAPHead",
-    "GatedPointwise",
     "JointDilatedDepthwise",
     "MixedDepthwise",
     "Residual",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import frontier
 import timm.layers
-from torch import nn
+from torch import Tensor, nn
 
-from convblocks import ConvNormAct, DilatedDownsample, GAPHead, GatedPointwise, MixedDepthwise, Residual
+from convblocks import ConvNormAct, DilatedDownsample, GAPHead, MixedDepthwise, Residual
 
 Kernels = tuple[tuple[int, ...], tuple[int, ...]]
 """Kernel sizes and dilations, side by side."""
@@ -23,9 +24,32 @@ FIVE: Kernels = (5,), (1,)
 FIVE_DILATED: Kernels = (5,), (2,)
 
 
+class Gated(nn.Module):
+    """Pointwise, one half gates the other, pointwise: a gated linear unit at every pixel.
+
+    Source: N. Shazeer, "GLU variants improve transformer", 2020 (arXiv:2002.05202).
+    """
+
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.act = act
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(x).chunk(2, 1)
+        return self.bn(self.project(value * self.act(gate)))
+
+
 def gated(channels: int) -> nn.Module:
-    """Pointwise, gate, pointwise."""
-    return GatedPointwise(channels, channels)
+    """The gate passes through SiLU."""
+    return Gated(channels, nn.SiLU())
+
+
+def gated_sigmoid(channels: int) -> nn.Module:
+    """A gate that is at most 1."""
+    return Gated(channels, nn.Sigmoid())
 
 
 def inverted(channels: int) -> nn.Module:
@@ -42,8 +66,8 @@ def single(channels: int) -> nn.Module:
 
 
 def squeezed(channels: int) -> nn.Module:
-    """The gated one, then squeeze-and-excite."""
-    return nn.Sequential(gated(channels), timm.layers.SqueezeExcite(channels, rd_channels=channels // 8))
+    """The inverted one, then squeeze-and-excite."""
+    return nn.Sequential(inverted(channels), timm.layers.SqueezeExcite(channels, rd_channels=channels // 8))
 
 
 def dense_block(channels: int) -> nn.Module:
@@ -64,7 +88,6 @@ def network(
     *,
     groups: int = 8,
     dense_first: bool = False,
-    shared: bool = False,
 ) -> nn.Module:
     """Build a candidate.
 
@@ -75,35 +98,36 @@ def network(
         mix: Builds what mixes the channels.
         groups: Of the strided convolutions.
         dense_first: The first stage has dense blocks instead.
-        shared: The blocks of a stage share the weights that mix.
     """
     layers: list[nn.Module] = [ConvNormAct(3, widths[0], 3, padding="same", act_layer=None)]
     for stage, (width, depth, (sizes, dilations)) in enumerate(zip(widths, depths, kernels, strict=True)):
         if stage:
             before = widths[stage - 1]
             layers.append(DilatedDownsample(before, width, 4, 2, 1, 1, groups, after="norm"))
-        one = mix(width)
         for _ in range(depth):
             if dense_first and not stage:
                 layers.append(dense_block(width))
             else:
                 around = MixedDepthwise(width, sizes, dilations)
-                mixing = one if shared else mix(width)
-                layers.append(Residual(nn.Sequential(around, nn.BatchNorm2d(width), mixing)))
+                layers.append(Residual(nn.Sequential(around, nn.BatchNorm2d(width), mix(width))))
     layers.append(GAPHead(widths[-1], 10))
     return nn.Sequential(*layers)
 
 
+MIXED_3 = MIXED, MIXED, LATE
+FIVE_3 = FIVE, FIVE, FIVE_DILATED
+
 CANDIDATES: dict[str, Callable[[], nn.Module]] = {
-    "gated, mixed kernels, 3 stages": lambda: network((32, 56, 80), (2, 3, 2), (MIXED, MIXED, LATE), gated),
-    "inverted": lambda: network((32, 48, 72), (2, 3, 2), (MIXED, MIXED, LATE), inverted),
-    "2 stages": lambda: network((48, 80), (3, 3), (MIXED, MIXED), gated, groups=16),
-    "larger kernels": lambda: network((32, 56, 80), (2, 3, 2), (LARGE, LARGE, LATE), gated),
-    "separable 5x5": lambda: network((32, 64, 104), (2, 3, 4), (FIVE, FIVE, FIVE_DILATED), single),
-    "5x5 alone": lambda: network((32, 56, 80), (2, 3, 2), (FIVE, FIVE, FIVE_DILATED), gated),
-    "later blocks": lambda: network((32, 48, 80), (1, 2, 3), (MIXED, MIXED, LATE), gated),
-    "squeeze-excite": lambda: network((32, 56, 72), (2, 3, 2), (MIXED, MIXED, LATE), squeezed),
-    "dense first stage": lambda: network((24, 56, 80), (1, 3, 2), (MIXED, MIXED, LATE), gated, dense_first=True),
-    "shared weights": lambda: network((48, 80, 104), (2, 3, 2), (MIXED, MIXED, LATE), gated, shared=True),
+    "gated, mixed kernels, 3 stages": lambda: network((32, 56, 80), (2, 3, 2), MIXED_3, gated),
+    "inverted": lambda: network((32, 48, 72), (2, 3, 2), MIXED_3, inverted),
+    "frontier_100k": frontier.frontier_100k,
+    "2 stages": lambda: network((40, 64), (3, 4), (MIXED, MIXED), inverted),
+    "5x5 alone": lambda: network((32, 48, 64), (2, 4, 2), FIVE_3, inverted, groups=16),
+    "squeeze-excite": lambda: network((32, 48, 64), (2, 3, 2), MIXED_3, squeezed),
+    "separable 5x5": lambda: network((32, 64, 104), (2, 3, 4), FIVE_3, single),
+    "dense first stage": lambda: network((24, 48, 72), (1, 3, 2), MIXED_3, inverted, dense_first=True),
+    "gated by sigmoid": lambda: network((32, 56, 80), (2, 3, 2), MIXED_3, gated_sigmoid),
+    "larger kernels": lambda: network((32, 48, 72), (2, 3, 2), (LARGE, LARGE, LATE), inverted),
+    "later blocks": lambda: network((32, 40, 72), (1, 2, 3), MIXED_3, inverted),
 }
-"""By the idea in which each differs from the first."""
+"""By what sets each apart: the first is gated, those after it are inverted unless they say otherwise."""

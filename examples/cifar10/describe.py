@@ -1,4 +1,4 @@
-"""Writes results/networks.json: parameters, MACs and receptive field of the five networks.
+"""Writes results/networks.json: parameters, MACs and receptive field of the seven networks.
 
 Parameters are counted, MACs come from torch's operator counts, and the receptive field is read off the gradient, so
 each figure is a fact about the built network and not about its layer table.

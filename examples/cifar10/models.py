@@ -1,10 +1,10 @@
-"""Any network by name: the five of networks.py, or one of timm's that takes 32x32 images."""
+"""Any network by name: the seven of networks.py, or one of timm's that takes 32x32 images."""
 
 import difflib
 import inspect
 from typing import Any
 
-import networks  # noqa: F401  importing it registers the five with timm
+import networks  # noqa: F401  importing it registers the seven with timm
 import timm
 import torch
 from errors import UsageError

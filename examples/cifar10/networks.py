@@ -1,8 +1,8 @@
-"""Five known small CIFAR-10 networks, layer by layer as their authors published them, made of convblocks' blocks.
+"""Seven small CIFAR-10 networks made of convblocks' blocks: five known ones, and two of our own from frontier.py.
 
-Every builder gives logits (N, num_classes) for images (N, in_chans, 32, 32); the published log-softmax is part of the
-loss here (cross entropy on logits is the same number). Importing this module registers the five with timm, so that
-`timm.create_model("era_s9")` builds them.
+The five are built layer by layer as their authors published them. Every builder gives logits (N, num_classes) for
+images (N, in_chans, 32, 32); the published log-softmax is part of the loss here (cross entropy on logits is the same
+number). Importing this module registers them with timm, so that `timm.create_model("era_s9")` builds them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import functools
 from collections import OrderedDict
 from typing import Any, Literal
 
+from frontier import NETWORKS as FRONTIER
+from frontier import frontier_100k, frontier_200k  # noqa: F401  (getattr(networks, name) finds all seven)
 from pretrained import registered
 from torch import nn
 
@@ -23,7 +25,8 @@ from convblocks import (
     Residual,
 )
 
-NETWORKS = ("era_s9", "late_100k", "net4", "eva8_s6", "twelve_layer")
+PUBLISHED = ("era_s9", "late_100k", "net4", "eva8_s6", "twelve_layer")
+NETWORKS = (*PUBLISHED, *FRONTIER)
 
 
 def _network(**stages: nn.Module) -> nn.Sequential:

@@ -31,10 +31,12 @@ from recipes import Recipe
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import ImageSet, channel_statistics, split
+from data import Channels, ImageSet, channel_statistics, split
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
-START = "<!-- table: python examples/cifar10/search.py --table -->"
+PAGE = Path(__file__).parents[2] / "docs" / "pages" / "train.md"
+START = "<!-- table: python examples/cifar10/search.py --write -->"
+END = "<!-- end of table -->"
 PAD = 4
 
 
@@ -50,6 +52,7 @@ class Protocol:
         weight_decay: Not on norms and biases.
         seed: Of split, shuffle, augmentation and weights.
         precision: ``"fp32"`` or ``"bf16"`` autocast.
+        device: ``"cpu"`` or ``"cuda"``.
     """
 
     images: int = 5_000
@@ -59,6 +62,7 @@ class Protocol:
     weight_decay: float = 0.02
     seed: int = 0
     precision: str = "fp32"
+    device: str = "cpu"
 
 
 def batches(images: Tensor, labels: Tensor, protocol: Protocol) -> Iterator[tuple[Tensor, Tensor]]:
@@ -69,18 +73,20 @@ def batches(images: Tensor, labels: Tensor, protocol: Protocol) -> Iterator[tupl
         labels: ``(N,)``.
         protocol: What is drawn, and how often.
     """
+    # Drawn on the CPU: a device of another kind gets the same batches.
     generator = torch.Generator().manual_seed(protocol.seed)
-    size = images.shape[-1]
+    window = torch.arange(images.shape[-1])
     padded = F.pad(images, [PAD] * 4, mode="reflect")
     for _ in range(protocol.epochs):
         order = torch.randperm(len(images), generator=generator)
         for rows in order.split(protocol.batch_size):
             down, right = torch.randint(2 * PAD + 1, (2, len(rows)), generator=generator)
-            crops = [padded[i, :, y : y + size, x : x + size] for i, y, x in zip(rows, down, right, strict=True)]
-            batch = torch.stack(crops)
             mirrored = torch.rand(len(rows), generator=generator) < 0.5
-            batch[mirrored] = batch[mirrored].flip(-1)
-            yield batch.contiguous(memory_format=torch.channels_last), labels[rows]
+            # A mirrored crop is one whose columns are read from right to left.
+            columns = right[:, None] + torch.where(mirrored[:, None], window.flip(0), window)
+            index = (rows[:, None, None], (down[:, None] + window)[:, :, None], columns[:, None, :])
+            batch = padded.permute(0, 2, 3, 1)[tuple(part.to(images.device) for part in index)]
+            yield batch.permute(0, 3, 1, 2), labels[rows.to(images.device)]
 
 
 def measure(model: nn.Module, train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], protocol: Protocol) -> dict:
@@ -94,36 +100,37 @@ def measure(model: nn.Module, train: tuple[Tensor, Tensor], held: tuple[Tensor, 
         warmup=0.2,
         epochs=protocol.epochs,
     )
-    model = model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    device = protocol.device
+    model = model.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(recipe, model)
     schedule = make_schedule(recipe, optimizer, -(-len(train[1]) // protocol.batch_size))
     bf16 = protocol.precision == "bf16"
-    losses: list[float] = []
+    losses: list[Tensor] = []
     start = time.perf_counter()
     for images, labels in batches(*train, protocol):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.after_step()
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise SystemExit(f"search.py: error: the loss is {losses[-1]} after {len(losses)} steps")
+        losses.append(loss.detach())
+    tail = float(torch.stack(losses[-(len(losses) // protocol.epochs) :]).mean())
     seconds = time.perf_counter() - start
+    if not math.isfinite(tail):
+        raise SystemExit(f"search.py: error: the loss of the last epoch is {tail}")
     model.eval()
     right, total = 0, 0.0
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
         for images, labels in zip(held[0].split(500), held[1].split(500), strict=True):
             logits = model(images.contiguous(memory_format=torch.channels_last)).float()
             right += int((logits.argmax(1) == labels).sum())
             total += float(F.cross_entropy(logits, labels, reduction="sum"))
-    tail = losses[-(len(losses) // protocol.epochs) :]
     return {
         "held_out_accuracy": round(100 * right / len(held[1]), 2),
         "held_out_loss": round(total / len(held[1]), 4),
-        "train_loss": round(float(np.mean(tail)), 4),
+        "train_loss": round(tail, 4),
         "images_per_s": round(protocol.epochs * len(train[1]) / seconds, 1),
         "seconds": round(seconds, 1),
     }
@@ -142,14 +149,13 @@ def search(protocol: Protocol, data_dir: Path, path: Path, names: list[str], wor
     train_set, held_set = split(dataset.train, protocol.seed)
     mean, std = channel_statistics(train_set.images)
     chosen = np.random.default_rng(protocol.seed).permutation(len(train_set))[: protocol.images]
-    train, held = (_tensors(part, mean, std) for part in (train_set.take(chosen), held_set))
+    train, held = (_tensors(part, mean, std, protocol.device) for part in (train_set.take(chosen), held_set))
     head: dict[str, Any] = {
-        "command": shlex.join(["python", "examples/cifar10/search.py", *words]),
         "protocol": asdict(protocol),
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256(),
         "held_out": len(held_set),
-        "hardware": environment.hardware("cpu"),
+        "hardware": environment.hardware(protocol.device),
         "versions": environment.versions(),
     }
     found: dict[str, Any] = {}
@@ -159,34 +165,43 @@ def search(protocol: Protocol, data_dir: Path, path: Path, names: list[str], wor
             if before[key] != head[key]:
                 raise SystemExit(f"search.py: error: {path} is of another {key}: {before[key]}, not {head[key]}")
         head, found = {key: before[key] for key in head}, before["candidates"]
-    commit = environment.git_commit()
+    how = {
+        "command": shlex.join(["python", "examples/cifar10/search.py", *words]),
+        "commit": environment.git_commit(),
+    }
     for name in names:
         if name in found:
             continue
         torch.manual_seed(protocol.seed)
         model = CANDIDATES[name]()
-        found[name] = {**facts(model), **measure(model, train, held, protocol), "commit": commit}
+        found[name] = {**facts(model), **measure(model, train, held, protocol), **how}
         checkpoint.write_atomic(path, json.dumps({**head, "candidates": found}, indent=2) + "\n")
         print(f"{name:<24} {found[name]}", flush=True)
 
 
-def _tensors(images: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _tensors(images: ImageSet, mean: Channels, std: Channels, device: str) -> tuple[Tensor, Tensor]:
     pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).float() / 255
     shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
-    return (pixels - shift) / scale, torch.from_numpy(images.labels)
+    return ((pixels - shift) / scale).to(device), torch.from_numpy(images.labels).to(device)
 
 
 def table(path: Path) -> str:
-    """The candidates of a file, best first."""
+    """The candidates of a file, best first, and after them those that it lacks."""
     content = json.loads(path.read_text())
-    lines = ["| candidate | held-out accuracy | parameters | MACs | images/s |", "|---|---:|---:|---:|---:|"]
+    lines = ["| candidate | held-out accuracy | parameters | MACs |", "|---|---:|---:|---:|"]
     rows = sorted(content["candidates"].items(), key=lambda item: -item[1]["held_out_accuracy"])
     for name, row in rows:
-        lines.append(
-            f"| {name} | {row['held_out_accuracy']:.2f} | {row['parameters']:,} | {row['macs'] / 1e6:.1f} M "
-            f"| {row['images_per_s']:.0f} |"
-        )
+        cells = [name, f"{row['held_out_accuracy']:.2f}", f"{row['parameters']:,}", f"{row['macs'] / 1e6:.1f} M"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {name} | not run yet | | |" for name in CANDIDATES if name not in content["candidates"]]
     return "\n".join(lines)
+
+
+def replaced(page: str, block: str) -> str:
+    """The text of a page with the block between the two marks."""
+    before, rest = page.split(START)
+    _, after = rest.split(END, 1)
+    return f"{before}{START}\n{block}\n{END}{after}"
 
 
 def main() -> None:
@@ -197,12 +212,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Protocol.epochs)
     parser.add_argument("--seed", type=int, default=Protocol.seed)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=Protocol.precision)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=Protocol.device)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--table", action="store_true", help="only print what the file holds")
+    parser.add_argument("--write", action="store_true", help="only put what the file holds into docs/pages/train.md")
     arguments = parser.parse_args()
+    if arguments.write:
+        checkpoint.write_atomic(PAGE, replaced(PAGE.read_text(), table(arguments.out)))
+        return
     if not arguments.table:
         protocol = Protocol(
-            images=arguments.images, epochs=arguments.epochs, seed=arguments.seed, precision=arguments.precision
+            **{key: getattr(arguments, key) for key in ("images", "epochs", "seed", "precision", "device")}
         )
         names = arguments.only or list(CANDIDATES)
         search(protocol, arguments.data_dir, arguments.out, names, sys.argv[1:])

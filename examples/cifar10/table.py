@@ -1,4 +1,4 @@
-"""Makes README's table of the five networks from results/*.json.
+"""Makes README's table of the seven networks from results/*.json.
 
 Without an option it prints the table; --write puts it into README.md; --add copies the results of a run from its folder
 runs/<name> to results/<name>.json, where the table finds them.
@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import recipes
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -54,7 +56,7 @@ def table(results: Path = RESULTS, only: Sequence[str] = ()) -> str:
             continue
         own = [run for run in found if run["model"] == name and run["dataset"].startswith("CIFAR-10")]
         cells = [f"`{name}`", f"{facts['parameters']:,}", _field(facts), f"{facts['macs'] / 1e6:.1f} M"]
-        cells.append(f"{PUBLISHED[name]:.2f}")
+        cells.append(f"{PUBLISHED[name]:.2f}" if name in PUBLISHED else "")
         for group in _alike(own) or [[]]:
             lines.append("| " + " | ".join(cells + _outcome(group)) + " |")
     return "\n".join(lines)
@@ -84,10 +86,16 @@ def _outcome(group: list[dict[str, Any]]) -> list[str]:
         f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
         _averaged(group),
         first["dataset"],
-        f"{first['recipe']} ({first['settings']['augment']}), {first['epochs']} epochs"
+        f"{first['recipe']} ({first['settings']['augment']}), {_schedule(first)}"
         + (f", {len(group)} seeds" if len(group) > 1 else ""),
         f"{_hardware(first)}, {first['precision']}, {minutes:.0f} min",
     ]
+
+
+def _schedule(run: dict[str, Any]) -> str:
+    """The epochs, and where the recipe of that name has more of them, how many: a short run is no result of it."""
+    whole = recipes.choose(run["recipe"], run["model"]).epochs
+    return f"{run['epochs']} of {whole} epochs" if run["epochs"] < whole else f"{run['epochs']} epochs"
 
 
 def _accuracy(group: list[dict[str, Any]], which: str) -> str:

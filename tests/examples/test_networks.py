@@ -1,4 +1,4 @@
-"""The five networks against their published layer tables: parameters, every output shape, receptive fields."""
+"""The networks against their published layer tables: parameters, every output shape, receptive fields."""
 
 import networks
 import pytest
@@ -6,9 +6,31 @@ import timm
 import torch
 from torch import nn
 
-from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, GAPHead, JointDilatedDepthwise, Residual
+from convblocks import (
+    ConvNormAct,
+    DepthwiseSeparableConv,
+    DilatedDownsample,
+    GAPHead,
+    JointDilatedDepthwise,
+    Requirements,
+    Residual,
+    audit,
+)
 
 PARAMETERS = {"era_s9": 199_562, "late_100k": 99_956, "net4": 176_234, "eva8_s6": 98_779, "twelve_layer": 170_106}
+PARAMETERS |= {"frontier_100k": 97_170, "frontier_200k": 191_634}
+
+
+def frontier_shapes(*stages):
+    """Of the stem, and of each stage's blocks: three kernels, each on a quarter of the channels, out and back."""
+    shapes = []
+    for number, (channels, size, blocks) in enumerate(stages):
+        block = [*[(channels // 4, size)] * 3, (2 * channels, size), (channels, size)]
+        # A stage of the size of the one before has no convolution of its own before its blocks.
+        first = [(channels, size)] if not number or size != stages[number - 1][1] else []
+        shapes += first + block * blocks
+    return shapes
+
 
 # Output (channels, size) of every convolution in the order of the data flow, from the published tables.
 SHAPES = {
@@ -52,8 +74,13 @@ SHAPES = {
         *[(32, 5), (64, 5), (32, 3), (16, 1), (10, 1)],
     ],
 }
+SHAPES |= {
+    "frontier_100k": frontier_shapes((32, 32, 2), (48, 16, 3), (72, 8, 1), (72, 8, 1)),
+    "frontier_200k": frontier_shapes((48, 32, 2), (64, 16, 4), (96, 8, 1), (96, 8, 1)),
+}
 # At the last convolution before the pool, in input pixels.
 FIELDS = {"era_s9": 47, "late_100k": 133, "net4": 43, "eva8_s6": 51, "twelve_layer": 47}
+FIELDS |= {"frontier_100k": 105, "frontier_200k": 121}
 
 every_network = pytest.mark.parametrize("name", networks.NETWORKS)
 
@@ -133,6 +160,16 @@ def test_no_max_pool_and_trains(name):
 @every_network
 def test_other_classes_and_channels(name):
     assert timm.create_model(name, num_classes=7, in_chans=1).eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("frontier_100k", "cifar10-100k"), ("frontier_100k", "cifar10-200k"), ("frontier_200k", "cifar10-200k")],
+)
+def test_frontier_networks_keep_every_rule(name, preset):
+    model = getattr(networks, name)()
+    audit(model, (3, 32, 32), preset).raise_if_failed()
+    audit(model, (3, 32, 32), Requirements(blocks="C1C2C3C4O", min_receptive_field=53)).raise_if_failed()
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer"])

@@ -239,6 +239,8 @@ def test_last_map_of_every_network(name: str) -> None:
         "net4": ("joint.dilated", 6),
         "eva8_s6": ("conv4", 6),
         "twelve_layer": ("conv3", 5),
+        "frontier_100k": ("conv4", 8),
+        "frontier_200k": ("conv4", 8),
     }
     assert (found[0], found[2]) == expected[name]
     assert model.training

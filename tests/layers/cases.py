@@ -12,7 +12,6 @@ from convblocks import (
     DepthwiseSeparableConv,
     DilatedDownsample,
     GAPHead,
-    GatedPointwise,
     JointDilatedDepthwise,
     MixedDepthwise,
     Residual,
@@ -64,11 +63,6 @@ CASES: dict[str, tuple[Builder, tuple[int, ...]]] = {
     "mixed": (partial(MixedDepthwise, 7, (1, 3, 5), (1, 2, 1)), (2, 7, 9, 11)),
     "mixed-even-kernel-circular-bias": (
         partial(MixedDepthwise, 4, (4, (1, 3)), bias=True, padding_mode="circular"),
-        (2, 4, 9, 11),
-    ),
-    "gated": (partial(GatedPointwise, 4, 6), (2, 4, 9, 11)),
-    "gated-product-wide": (
-        partial(GatedPointwise, 4, 4, hidden_channels=7, norm_layer=None, act_layer=None),
         (2, 4, 9, 11),
     ),
     "head-linear": (partial(GAPHead, 4, 5, hidden_channels=7, dropout=0.2), (2, 4, 9, 11)),

@@ -13,7 +13,6 @@ from convblocks import (
     DepthwiseSeparableConv,
     DilatedDownsample,
     GAPHead,
-    GatedPointwise,
     JointDilatedDepthwise,
     MixedDepthwise,
     Residual,
@@ -348,21 +347,3 @@ def test_mixed_depthwise_of_one_share_is_a_depthwise_convolution():
     block = MixedDepthwise(6, (3,))
     x = torch.randn(2, 6, 8, 8)
     torch.testing.assert_close(block(x), F.conv2d(x, *block.parameters(), padding=1, groups=6))
-
-
-@pytest.mark.parametrize("act_layer", [nn.SiLU, nn.ReLU, None])
-def test_gated_pointwise_is_value_times_activated_gate(act_layer):
-    block = GatedPointwise(4, 6, hidden_channels=5, norm_layer=None, act_layer=act_layer)
-    (expand, shift), (project, offset) = (list(conv.parameters()) for conv in (block.expand, block.project))
-    x = torch.randn(2, 4, 3, 3)
-    wide = torch.einsum("oi,nihw->nohw", expand.flatten(1), x) + shift.view(-1, 1, 1)
-    gate = wide[:, 5:] if act_layer is None else act_layer()(wide[:, 5:])
-    expected = torch.einsum("oi,nihw->nohw", project.flatten(1), wide[:, :5] * gate) + offset.view(-1, 1, 1)
-    torch.testing.assert_close(block(x), expected)
-
-
-@pytest.mark.parametrize(("norm_layer", "biased"), [(nn.BatchNorm2d, False), (None, True)])
-def test_gated_pointwise_has_no_bias_under_a_norm(norm_layer, biased):
-    block = GatedPointwise(4, 4, norm_layer=norm_layer)
-    assert (block.project.bias is not None) == biased
-    assert parts(block) == ["expand", "act", "project"] + ([] if biased else ["bn"])
