@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convblocks import ops
+from convblocks import DepthwiseSeparableConv, ops
 
 Pair = tuple[int, int]
 Calls = dict[str, Callable[[], Any]]
@@ -173,6 +174,36 @@ class BlockData:
         # The product of float32 is TF32.
         limit = max(TOLERANCE[self.dtype], 2e-3)
         return _errors(self.case, limit, {"y": (found, exact)})
+
+
+class StepData:
+    """A block in training, with norms over the batch: a forward and a backward pass, by the backend in force."""
+
+    def __init__(self, case: Case, device: str, layout: torch.memory_format) -> None:
+        torch.backends.cudnn.allow_tf32 = True
+        block = BlockData(case, device, layout)
+        self.case, self.dtype, self.where, self.x = case, block.dtype, block.where, block.x.requires_grad_()
+        self.weight, self.point = block.weight, block.point
+        stride, padding, dilation = (pair[0] for pair in self.where)
+        self.block = DepthwiseSeparableConv(
+            case.shape[1], case.out, case.kernel, stride, padding, dilation, device=device, dtype=self.dtype
+        ).to(memory_format=layout)
+        self.dy = torch.randn_like(self.block(self.x))
+
+    def step(self, training: bool) -> Callable[[], Any]:
+        leaves = [self.x, *self.block.parameters()]
+        return lambda: torch.autograd.grad(self.block(self.x), leaves, self.dy)
+
+    def check(self) -> dict[str, float]:
+        """Return the errors of our gradients of the input and the first weight against float64."""
+        x = self.x.detach().double().requires_grad_()
+        block = copy.deepcopy(self.block).double()
+        exact = torch.autograd.grad(block(x), [x, block.conv_dw.weight], self.dy.double())
+        with _poisoned_memory(), ops.backend("triton"):
+            found = self.step(training=True)()
+        pairs = {"dx": (found[0], exact[0]), "d_depthwise": (found[1], exact[1])}
+        # Where a rounded value crosses the bend of the ReLU, its gradient is another one.
+        return _errors(self.case, 0.1, pairs)
 
 
 def data(case: Case, device: str, layout: torch.memory_format) -> Data | BlockData:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import DTYPES, LARGE, BlockData, Case, Data, data
+from benchmarks.cases import DTYPES, LARGE, BlockData, Case, Data, StepData, data
 from benchmarks.timing import Timing, back_to_back, measure
 from convblocks import ops
 from convblocks.ops import _choice, _separable
@@ -28,18 +28,19 @@ def decide(
 ) -> Iterator[tuple[str, int | None]]:
     """Yield case, and the least number of elements from which on our path is the faster one, eager and cold.
 
-    Convolutions in both layouts, for inference and for training; blocks in channels_last, for inference. The number of
-    images is what varies.
+    Convolutions in both layouts, blocks in channels_last. The number of images is what varies.
     """
     layouts = (torch.channels_last, torch.contiguous_format)
     for kind, layout, training in itertools.product(kinds, layouts, (False, True)):
-        if kind.out and (layout is torch.contiguous_format or training):
+        if kind.out and layout is torch.contiguous_format:
             continue
         timings: list[tuple[int, Timing, Timing]] = []
         name = ""
         try:
             for images in sizes:
-                made = data(kind._replace(shape=(images, *kind.shape[1:])), device, layout)
+                case = kind._replace(shape=(images, *kind.shape[1:]))
+                make = StepData if kind.out and training else data
+                made = make(case, device, layout)
                 made.check()
                 name = _key(made, training)
                 step = made.step(training)
@@ -57,10 +58,10 @@ def decide(
             yield name, _least(timings)
 
 
-def _key(made: Data | BlockData, training: bool) -> str:
+def _key(made: Data | BlockData | StepData, training: bool) -> str:
     s, _, d = made.where
-    if isinstance(made, BlockData):
-        return _separable.separable_case(made.x, made.weight, made.point, s, d)
+    if not isinstance(made, Data):
+        return _separable.separable_case(made.x, made.weight, made.point, s, d, training)
     return _choice.case(made.x, made.weight.shape[2:], s, d, training)
 
 

@@ -1,4 +1,4 @@
-"""What of a depthwise separable block is one operation in inference, as `convblocks.ops` computes it on CUDA."""
+"""What of a depthwise separable block is one operation, as `convblocks.ops` computes it on CUDA."""
 
 # What torch keeps to itself, hooks above all, and leaves without types.
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,38 +27,89 @@ _DROPOUTS = (nn.Dropout, nn.Dropout2d)
 
 
 class Parts(NamedTuple):
-    """The arguments of `ops.depthwise_separable_conv2d` that a block's modules stand for."""
+    """The arguments of the operators of `convblocks.ops` that a block's modules stand for."""
 
     depthwise: Tensor
     pointwise: Tensor
     first: Stage
     second: Stage
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    where: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    norms: tuple[nn.BatchNorm2d | None, nn.BatchNorm2d | None]
+
+    def inference(self) -> tuple[Any, ...]:
+        """Return the arguments of `ops.depthwise_separable_conv2d` after the input."""
+        return (*self[:4], *self.where)
+
+    def batch(self) -> tuple[bool, bool]:
+        """Tell which norm takes the statistics of the batch."""
+        one, two = (norm is not None and (norm.training or norm.running_mean is None) for norm in self.norms)
+        return one, two
 
 
 def fused(block: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the block's output from one kernel, or None where its modules are to be called one by one."""
+    """Return the block's output from kernels of whole blocks, or None where its modules are to be called one by one."""
     # What torch.fx hands over is no tensor: a symbolic trace holds the modules.
-    if block.training or not isinstance(cast("object", x), Tensor) or not x.is_cuda:
+    if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
     from convblocks import ops
 
     if not ops.at_work():
         return None
     found = parts(block)
-    if isinstance(found, str) or ops.separable_choice(x, *found).path != "fused":
+    if isinstance(found, str):
         return None
-    return ops.depthwise_separable_conv2d(x, *found)
+    if not any(found.batch()) and ops.separable_choice(x, *found.inference()).path == "fused":
+        return ops.depthwise_separable_conv2d(x, *found.inference())
+    return _train(found, x) if _trained(found, x).path == "fused" else None
 
 
 def choice(block: nn.Module, x: Tensor) -> Choice:
-    """Tell whether `fused` takes one kernel, and why."""
+    """Tell whether `fused` takes its kernels, and why."""
     from convblocks import ops
 
     found = parts(block)
-    return ops.Choice("torch", found) if isinstance(found, str) else ops.separable_choice(x, *found)
+    if isinstance(found, str):
+        return ops.Choice("torch", found)
+    whole = _trained(found, x) if any(found.batch()) else ops.separable_choice(x, *found.inference())
+    if whole.reason == "gradients are asked for":
+        return _trained(found, x)
+    return whole
+
+
+def _trained(found: Parts, x: Tensor) -> Choice:
+    from convblocks.ops import Choice, training_choice
+
+    if None in found.norms:
+        return Choice("torch", "gradients are asked for, and a norm is missing")
+    if any(batch and type(norm) is not nn.BatchNorm2d for batch, norm in zip(found.batch(), found.norms, strict=True)):
+        return Choice("torch", "a norm takes its statistics from several processes")
+    return training_choice(x, *found.inference())
+
+
+def _train(found: Parts, x: Tensor) -> Tensor:
+    from convblocks.ops import separable_training
+
+    out, *stats = separable_training(x, *found[:4], found.batch(), *found.where)
+    count = out.numel() // out.shape[1]
+    for norm, both in zip(found.norms, stats, strict=True):
+        if norm is not None and norm.training and norm.track_running_stats:
+            _remember(norm, both.detach(), count)
+    return out
+
+
+@torch.no_grad()
+def _remember(norm: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
+    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device."""
+    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if mean is None or variance is None:
+        return
+    momentum: float | Tensor = 0.0 if norm.momentum is None else norm.momentum
+    if batches is not None:
+        batches.add_(1)
+        if norm.momentum is None:
+            momentum = batches.to(mean.dtype).reciprocal()
+    mean.lerp_(stats[0].to(mean.dtype), momentum)
+    variance.lerp_((stats[1] * (count / (count - 1))).to(variance.dtype), momentum)
 
 
 def parts(block: nn.Module) -> Parts | str:
@@ -69,6 +120,7 @@ def parts(block: nn.Module) -> Parts | str:
         return "global hooks watch the modules"
     convs: list[nn.Conv2d] = []
     stages: list[Stage] = []
+    norms: list[nn.BatchNorm2d | None] = []
     last = ""
     for name, part in block._modules.items():
         if part is None or type(part) is nn.Identity or (type(part) in _DROPOUTS and not _drops(part)):
@@ -78,6 +130,7 @@ def parts(block: nn.Module) -> Parts | str:
         if isinstance(part, nn.Conv2d):
             convs.append(part)
             stages.append(Stage(bias=part.bias))
+            norms.append(None)
             last = "conv"
             continue
         act = _activation(part)
@@ -90,8 +143,7 @@ def parts(block: nn.Module) -> Parts | str:
             stages[-1] = stages[-1]._replace(act=act)
             continue
         norm = cast("nn.BatchNorm2d", part)
-        if norm.training or norm.running_mean is None:
-            return f"{name} takes the statistics of the batch"
+        norms[-1] = norm
         stages[-1] = stages[-1]._replace(
             mean=norm.running_mean, variance=norm.running_var, weight=norm.weight, shift=norm.bias, eps=norm.eps
         )
@@ -101,7 +153,7 @@ def parts(block: nn.Module) -> Parts | str:
     if dw.padding_mode != "zeros":
         return f"padding_mode={dw.padding_mode!r}"
     where = ((dw.stride[0], dw.stride[1]), cast("tuple[int, int]", dw.padding), (dw.dilation[0], dw.dilation[1]))
-    return Parts(dw.weight, pw.weight, stages[0], stages[1], *where)
+    return Parts(dw.weight, pw.weight, stages[0], stages[1], where, (norms[0], norms[1]))
 
 
 def _activation(part: nn.Module) -> str | None:

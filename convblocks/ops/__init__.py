@@ -5,6 +5,7 @@ from convblocks.ops._depthwise import depthwise_conv2d
 from convblocks.ops._explain import explain
 from convblocks.ops._separable import depthwise_separable_conv2d, separable_choice
 from convblocks.ops._stage import Stage
+from convblocks.ops._training import separable_training, training_choice
 
 __all__ = [
     "Choice",
@@ -16,4 +17,6 @@ __all__ = [
     "depthwise_separable_conv2d",
     "explain",
     "separable_choice",
+    "separable_training",
+    "training_choice",
 ]

@@ -71,7 +71,7 @@ def _forward(
     if x.is_cuda:
         from convblocks.ops import _launch
 
-        return _launch.forward(x, weight, bias, s, p, d)
+        return _launch.forward(x, weight, bias, s, p, d)[0]
     return channels_last(F.conv2d(x, weight, bias, s, p, d, x.shape[1]))
 
 

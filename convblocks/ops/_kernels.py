@@ -78,6 +78,8 @@ def rows_forward(
     SCALE,
     SHIFT,
     Y,
+    AROUND,
+    PART,
     N,
     H,
     W,
@@ -96,6 +98,7 @@ def rows_forward(
     HAS_SCALE: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
     ACT: tl.constexpr,
+    STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     PREFETCH: tl.constexpr,
     BU: tl.constexpr,
@@ -106,7 +109,7 @@ def rows_forward(
     Output rows of one residue modulo DH need input rows of one residue, so a dilated kernel is an undilated one on
     every DH-th row. A program rolls down ROWS of them. Along the width a unit u is a pair of columns (w, w + DW) of one
     residue modulo DW, which needs four input columns where single ones need six. Units run on from image to image, so
-    that small images fill a block too.
+    that small images fill a block too. STATISTICS asks for the sums of y - AROUND and of its square, for a norm.
     """
     C = UNITS * UNIT
     blocks = tl.cdiv(C, BC)
@@ -134,6 +137,10 @@ def rows_forward(
         shift = tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
+    if STATISTICS:
+        around = tl.load(AROUND + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
+        plain = zero
+        squares = zero
 
     for tile in range(TILES):
         u = (chunk * TILES + tile) * BU + tl.arange(0, BU)
@@ -181,12 +188,22 @@ def rows_forward(
             elif HAS_SHIFT:
                 y0 = y0 + shift
                 y1 = y1 + shift
+            if STATISTICS:
+                some = (tl.zeros((BU,), tl.int32) + k) >= 2
+                d0 = tl.where((ok_0 & some)[:, None], y0 - around, 0.0)
+                d1 = tl.where((ok_1 & some)[:, None], y1 - around, 0.0)
+                plain += d0 + d1
+                squares = tl.fma(d1, d1, tl.fma(d0, d0, squares))
             y0 = activate(y0, ACT)
             y1 = activate(y1, ACT)
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
             out = y_at + (first + (k - 2) * DH) * WO * C
             tl.store(out, y0.to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
             tl.store(out + DW * C, y1.to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
+    if STATISTICS:
+        row = PART + (chunk * STRIPS + strip).to(tl.int64) * (2 * C) + c
+        tl.store(row, tl.sum(plain, 0), mask=c_ok)
+        tl.store(row + C, tl.sum(squares, 0), mask=c_ok)
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "ROWS", "STRIPS", "PAIRS", "TILES"])
@@ -352,6 +369,8 @@ def gather_forward(
     WEIGHT,
     SHIFT,
     Y,
+    AROUND,
+    PART,
     N,
     H,
     W,
@@ -368,6 +387,7 @@ def gather_forward(
     SH: tl.constexpr,
     SW: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
+    STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
@@ -398,6 +418,12 @@ def gather_forward(
         sums += tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
     out = Y + (n * (HO * WO * C))[:, None] + (((ho * WO + wo) * C)[:, None] + c[None, :])
     tl.store(out, sums.to(Y.dtype.element_ty), mask=p_ok[:, None] & column)
+    if STATISTICS:
+        around = tl.load(AROUND + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
+        d = tl.where(p_ok[:, None], sums - around, 0.0)
+        row = PART + (pid // blocks).to(tl.int64) * (2 * C) + c
+        tl.store(row, tl.sum(d, 0), mask=c_ok)
+        tl.store(row + C, tl.sum(d * d, 0), mask=c_ok)
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "TILES"])

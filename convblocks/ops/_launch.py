@@ -62,9 +62,12 @@ def forward(
     *,
     scale: Tensor | None = None,
     act: str = "",
+    around: Tensor | None = None,
     tiling: Tiling | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Convolve (N, C, H, W) with (C, 1, kh, kw); the result is channels_last.
+
+    With `around` (C), give rows of sums as well, of y - around and of its square, (some, 2, C).
 
     `scale` (C) multiplies before `bias` is added and `act` ("relu", "relu6" or "silu") applied: in the rolling kernel
     only.
@@ -80,15 +83,21 @@ def forward(
     tiling = fit(tiling or (ROWS_FORWARD if rolling else GATHER_FORWARD), c, x.element_size())
     units, common = _common(c, tiling)
     sizes = (n, h, w, units, ho, wo, *dilation, *padding)
+
+    def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
+        return (out, out) if around is None else (around, x.new_empty((rows, 2, c), dtype=torch.float32))
+
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
+            statistics = rows_of_sums(plan.chunks * plan.strips)
             kernels.rows_forward[(plan.programs,)](
                 x,
                 weight,
                 weight if scale is None else scale,
                 torch.zeros_like(scale) if bias is None and scale is not None else some,
                 out,
+                *statistics,
                 *sizes,
                 plan.rows,
                 plan.strips,
@@ -97,27 +106,31 @@ def forward(
                 HAS_SCALE=scale is not None,
                 HAS_SHIFT=bias is not None or scale is not None,
                 ACT=act,
+                STATISTICS=around is not None,
                 PREFETCH=tiling.prefetch,
                 BU=tiling.block,
                 **common,
             )
         else:
-            grid = blocks(n * ho * wo, tiling.block) * blocks(c, tiling.channels)
-            kernels.gather_forward[(grid,)](
+            chunks = blocks(n * ho * wo, tiling.block)
+            statistics = rows_of_sums(chunks)
+            kernels.gather_forward[(chunks * blocks(c, tiling.channels),)](
                 x,
                 weight,
                 some,
                 out,
+                *statistics,
                 *sizes,
                 KH=kernel[0],
                 KW=kernel[1],
                 SH=stride[0],
                 SW=stride[1],
                 HAS_SHIFT=bias is not None,
+                STATISTICS=around is not None,
                 BP=tiling.block,
                 **common,
             )
-    return out
+    return out, None if around is None else statistics[1]
 
 
 def backward(

@@ -103,12 +103,15 @@ def separable_choice(
     """
     first, second = first or Stage(), second or Stage()
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    obstacle = _unfit(x, depthwise, pointwise, first, second, s, p, d)
+    obstacle = unfit_block(x, depthwise, pointwise, first, second, s, p, d)
+    tensors = [x, depthwise, pointwise, *first.tensors(), *second.tensors()]
+    if not obstacle and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        obstacle = "gradients are asked for"
     found = Choice("torch", obstacle) if obstacle else decide(x, separable_case(x, depthwise, pointwise, s, d), "fused")
     return found if found.path == "fused" else found._replace(path=choice(x, depthwise, first.bias, s, p, d).path)
 
 
-def _unfit(
+def unfit_block(
     x: Tensor,
     depthwise: Tensor,
     pointwise: Tensor,
@@ -119,12 +122,11 @@ def _unfit(
     dilation: Pair,
 ) -> str:
     norms = [*first.tensors()[1:], *second.tensors()[1:]]
-    tensors = [x, depthwise, pointwise, first.bias, second.bias, *norms]
-    obstacle = unfit(x, tensors[1:5]) or unfit_shape(x, depthwise, first.bias, stride, padding, dilation)
+    obstacle = unfit(x, (depthwise, pointwise, first.bias, second.bias)) or unfit_shape(
+        x, depthwise, first.bias, stride, padding, dilation
+    )
     if obstacle:
         return obstacle
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return "gradients are asked for"
     o, c = pointwise.shape[0], x.shape[1]
     if pointwise.shape[1:] != (c, 1, 1) or o == 0:
         return "the pointwise weight is not (O, C, 1, 1)"
@@ -140,10 +142,12 @@ def _unfit(
     return ""
 
 
-def separable_case(x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, dilation: Pair) -> str:
+def separable_case(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, dilation: Pair, training: bool = False
+) -> str:
     """Return the key of the decision table: that of the depthwise convolution, and the channels that blocks reach."""
     channels = f"{_width(pointwise.shape[1])} to {_width(pointwise.shape[0])}"
-    return f"separable {channels} {case(x, depthwise.shape[2:], stride, dilation, training=False)}"
+    return f"separable {channels} {case(x, depthwise.shape[2:], stride, dilation, training)}"
 
 
 def tensor_float() -> bool:

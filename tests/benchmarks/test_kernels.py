@@ -53,7 +53,7 @@ def test_the_decision_table_can_be_read_back(tmp_path):
         f"float32 3x3 stride 1x1 undilated {layout} {use}"
         for layout in ("channels_last", "contiguous")
         for use in ("inference", "training")
-    ] + ["separable 64 to 256 bfloat16 3x3 stride 2x2 undilated channels_last inference"]
+    ] + [f"separable 64 to 256 bfloat16 3x3 stride 2x2 undilated channels_last {u}" for u in ("inference", "training")]
 
 
 def test_a_table_from_the_cpu_does_not_become_the_one_in_use():

@@ -52,6 +52,70 @@ def block_errors(case: Block, seed: int = 0) -> tuple[float, float]:
     return relative(y, exact), relative(theirs, exact)
 
 
+@dataclass(frozen=True)
+class Training:
+    shape: tuple[int, int, int, int]
+    out: int
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    dtype: str = "float32"
+    act: str = "silu"
+    batch: tuple[bool, bool] = (True, True)
+    affine: bool = True
+    offset: float = 0.0
+    programs: int = 0
+
+
+def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Relative error against float64, of the kernels and of PyTorch's modules, for every result of a training step."""
+    from convblocks.ops import _launch_training, _training
+
+    if case.programs:
+        _launch_training.PROGRAMS = _launch_training.PROGRAMS_BACKWARD = case.programs
+    torch.manual_seed(seed)
+    dtype, (c, o) = getattr(torch, case.dtype), (case.shape[1], case.out)
+    x = laid_out((torch.randn(case.shape) + case.offset).to(dtype), "channels_last")
+    depthwise = (torch.randn(c, 1, *case.kernel) / 3).to(dtype)
+    pointwise = (torch.randn(o, c, 1, 1) / c**0.5).to(dtype)
+    first, second = (stage(size, "norm affine" if case.affine else "norm", case.act, dtype) for size in (c, o))
+    where = (case.stride, case.padding, case.dilation)
+    out, y1, y2, *stats = _launch_training.forward(x, depthwise, pointwise, first, second, case.batch, *where)
+    dout = torch.randn(out.shape).to(dtype)
+    given = (dout, x, depthwise, pointwise, y1, y2, *stats, first, second, case.batch, *where)
+    gradients = _launch_training.backward(*given)
+    again = _launch_training.backward(*given)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
+
+    def modules(wide: torch.dtype) -> list[Tensor]:
+        narrow = torch.float64 if wide == torch.float64 else torch.float32
+        leaves = [t.to(wide).requires_grad_() for t in (x, depthwise, pointwise)]
+        affine = [
+            None if t is None else t.to(narrow).requires_grad_() for s in (first, second) for t in s.tensors()[3:]
+        ]
+        known = [t.to(narrow) for s in (first, second) for t in s.tensors()[1:3] if t is not None]
+        eps, acts = [first.eps, second.eps], f"{case.act},{case.act}"
+        y = _training._composed(*leaves, *affine, *known, list(case.batch), eps, acts, *where)
+        wanted = leaves + [t for t in affine if t is not None]
+        return [y.detach(), *torch.autograd.grad(y, wanted, dout.to(wide))]
+
+    names = ["out", "dx", "d_depthwise", "d_pointwise"]
+    names += ["d_weight1", "d_shift1", "d_weight2", "d_shift2"] if case.affine else []
+    ours = [out, *gradients][: len(names)]
+    found = {
+        name: (relative(mine, true), relative(other, true))
+        for name, mine, true, other in zip(names, ours, modules(torch.float64), modules(dtype), strict=True)
+    }
+    for number, (batch, y, s) in enumerate(zip(case.batch, (y1, y2), stats, strict=True), 1):
+        variance, mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+        known = (first, second)[number - 1].tensors()[1:3]
+        for name, mine, true in zip(("mean", "variance"), s, (mean, variance) if batch else known, strict=True):
+            assert true is not None
+            found[f"{name}{number}"] = relative(mine, true), 0.0
+    return found
+
+
 def keeps_what_is_no_number(act: str) -> bool:
     """Whether a NaN in one pixel reaches the pixels, and those only, that it reaches in PyTorch."""
     from convblocks.ops import _launch_separable

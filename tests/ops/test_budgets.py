@@ -26,7 +26,9 @@ SIZES = {"UNIT": 16, "EVEN_C": True}
 def rows_forward(dtype: str, arch: int) -> tuple[Assembly, _launch.Tiling]:
     tiling = tiled(_launch.ROWS_FORWARD, dtype)
     pointers = {"X": SHORT[dtype], "WEIGHT": SHORT[dtype], "SCALE": "fp32", "SHIFT": "fp32", "Y": SHORT[dtype]}
-    options = {"HAS_SCALE": True, "HAS_SHIFT": True, "ACT": "relu", "PREFETCH": tiling.prefetch}
+    pointers |= {"AROUND": "fp32", "PART": "fp32"}
+    options = {"HAS_SCALE": True, "HAS_SHIFT": True, "ACT": "relu", "STATISTICS": False}
+    options["PREFETCH"] = tiling.prefetch
     blocks = {"BU": tiling.block, "BC": tiling.channels}
     return compile_kernel(kernels.rows_forward, pointers, SIZES | options | blocks, arch, tiling.warps), tiling
 
@@ -41,7 +43,9 @@ def rows_backward(dtype: str, arch: int, bias: bool = False) -> tuple[Assembly, 
 def gather(dtype: str, arch: int, backward: bool) -> Assembly:
     tiling = tiled(_launch.GATHER_BACKWARD if backward else _launch.GATHER_FORWARD, dtype)
     pointers = dict.fromkeys(("X", "WEIGHT", "DY", "DX", "SHIFT", "Y"), SHORT[dtype]) | {"PART_WEIGHT": "fp32"}
-    options = {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True, "BP": tiling.block, "BC": tiling.channels}
+    pointers |= {"AROUND": "fp32", "PART": "fp32"}
+    options = {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True, "STATISTICS": False, "BP": tiling.block}
+    options["BC"] = tiling.channels
     kernel = kernels.gather_backward if backward else kernels.gather_forward
     return compile_kernel(
         kernel,

@@ -197,17 +197,12 @@ def test_a_block_is_what_its_parts_say(build):
     parts = _fusion.parts(block)
     assert isinstance(parts, _fusion.Parts), parts
     with torch.no_grad():
-        out = ops.depthwise_separable_conv2d(x, *parts)
+        out = ops.depthwise_separable_conv2d(x, *parts.inference())
         torch.testing.assert_close(out + x if getattr(block, "residual", False) else out, block(x))
 
 
 def hooked(block):
     block.bn1.register_forward_hook(lambda *_: None)
-    return block
-
-
-def training_norm(block):
-    block.bn2.train()
     return block
 
 
@@ -222,20 +217,12 @@ OTHERS = {
     "blur": (lambda: DepthwiseSeparableConv(4, 6, 3, 2, anti_alias=True), "blur is a BlurDownsample"),
     "dense": (lambda: DilatedDownsample(4, 6, 3), "not one depthwise and one plain"),
     "hook": (lambda: hooked(DepthwiseSeparableConv(4, 6, 3)), "bn1 has hooks"),
-    "norm in training": (lambda: training_norm(DepthwiseSeparableConv(4, 6, 3).eval()), "bn2 takes the statistics"),
-    "no statistics": (
-        lambda: DepthwiseSeparableConv(4, 6, 3, norm_layer=lambda c: nn.BatchNorm2d(c, track_running_stats=False)),
-        "bn1 takes the statistics",
-    ),
 }
 
 
 @pytest.mark.parametrize(("build", "reason"), OTHERS.values(), ids=OTHERS)
 def test_what_no_kernel_computes_is_left_to_the_modules(build, reason):
-    block = build()
-    if reason != "bn2 takes the statistics":
-        block.eval()
-    assert reason in _fusion.parts(block)
+    assert reason in _fusion.parts(build().eval())
 
 
 def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
@@ -245,11 +232,15 @@ def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
     x = torch.empty(2, 4, 9, 9, device=gpu, dtype=torch.bfloat16)
     assert _fusion.fused(block, x) is None, "nothing was measured"
     with ops.backend("triton"):
-        assert _fusion.fused(block, x) is None, "gradients are asked for"
         with torch.no_grad():
             assert block(x).shape == (2, 6, 7, 7)
-            assert _fusion.fused(block.train(), x) is None
-    assert asked == [1]
+        assert asked == [1]
+        assert block(x).requires_grad
+        batches = block.bn1.num_batches_tracked
+        assert block.train()(x).requires_grad
+        assert block.bn1.num_batches_tracked is batches
+        assert _fusion.choice(block, x).path == "fused"
+    assert asked == [1], "gradients take the training step"
 
 
 @pytest.mark.usefixtures("operator_everywhere")
@@ -259,7 +250,7 @@ def test_the_parts_of_a_block_are_read_while_it_is_compiled():
     def run(x):
         parts = _fusion.parts(block)
         assert not isinstance(parts, str)
-        return ops.depthwise_separable_conv2d(x, *parts)
+        return ops.depthwise_separable_conv2d(x, *parts.inference())
 
     with torch.no_grad():
         x = torch.randn(2, 4, 9, 9)

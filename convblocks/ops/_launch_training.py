@@ -1,0 +1,188 @@
+"""How the kernels of `_kernels_training` are cut and started."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convblocks.ops import _kernels_training, _launch
+from convblocks.ops._launch import Pair, blocks
+from convblocks.ops._launch_separable import has, power_of_two
+from convblocks.ops._norm import around, factors, known, statistics
+from convblocks.ops._stage import Stage
+
+# A kernel's launch has no types that a checker could follow.
+kernels: Any = _kernels_training
+
+Which = tuple[bool, bool]
+# Programs that leave the GPU busy; those of the backward pass have a whole weight's gradient to write.
+PROGRAMS, PROGRAMS_BACKWARD = 1024, 264
+STAGES = 2
+
+
+class Cut(NamedTuple):
+    """How the positions are cut into blocks, and those into programs."""
+
+    block: int
+    warps: int
+    tiles: int
+    programs: int
+
+
+def cut(positions: int, channels: int, programs: int) -> Cut:
+    """Return blocks of 16 elements a thread, and as many of them a program as leave that many programs."""
+    width = power_of_two(channels)
+    warps = 4 if width < 128 else 8
+    block = max(16, 16 * 32 * warps // width)
+    tiles = max(1, blocks(positions, block) // programs)
+    return Cut(block, warps, tiles, blocks(blocks(positions, block), tiles))
+
+
+def forward(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    batch: Which,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the output, both convolutions' results, and both norms' statistics.
+
+    `batch` tells which norm takes the statistics of the batch; the other one takes those it has.
+    """
+    pointwise = pointwise.contiguous()
+    (c, o), near = (pointwise.shape[1], pointwise.shape[0]), around(first, x, x.shape[1])
+    y1, sums = _launch.forward(x, depthwise, None, stride, padding, dilation, around=near if batch[0] else None)
+    n, _, h, w = y1.shape
+    m = n * h * w
+    stats1 = known(first) if sums is None else statistics(sums, near, m)
+    y2, out = (_empty(x, (n, o, h, w)) for _ in range(2))
+    plan = cut(m, max(c, o), PROGRAMS)
+    near = around(second, x, o)
+    part = x.new_empty((plan.programs, 2, o), dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        kernels.pointwise_forward[(plan.programs,)](
+            y1,
+            pointwise,
+            *_norm(stats1, first),
+            near,
+            y2,
+            part,
+            m,
+            *_units(c, o),
+            plan.tiles,
+            **_named("", first),
+            STATISTICS=batch[1],
+            STAGES=STAGES,
+            **_options(plan, c, o),
+        )
+        stats2 = statistics(part, near, m) if batch[1] else known(second)
+        plan = cut(m, o, m)
+        kernels.normalise[(plan.programs,)](
+            y2, *_norm(stats2, second), out, m, *_units(o), **_named("", second), **_options(plan, o)
+        )
+    return out, y1, y2, stats1, stats2
+
+
+def backward(
+    dout: Tensor,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    y1: Tensor,
+    y2: Tensor,
+    stats1: Tensor,
+    stats2: Tensor,
+    first: Stage,
+    second: Stage,
+    batch: Which,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of x, of both convolutions' weights, and of both norms' weights and shifts."""
+    dout, pointwise = dout.contiguous(memory_format=torch.channels_last), pointwise.contiguous()
+    n, c, h, w = y1.shape
+    m, o = n * h * w, pointwise.shape[0]
+    norm1, norm2 = _norm(stats1, first), _norm(stats2, second)
+    with torch.cuda.device_of(x):
+        plan = cut(m, o, PROGRAMS)
+        part = x.new_empty((plan.programs, 2, o), dtype=torch.float32)
+        kernels.norm_sums[(plan.programs,)](
+            y2,
+            dout,
+            *norm2,
+            part,
+            m,
+            *_units(o),
+            plan.tiles,
+            **_named("", second),
+            STAGES=STAGES,
+            **_options(plan, o),
+        )
+        of2 = factors(part.sum(0, dtype=torch.float64), stats2, second, batch[1], m)
+        plan = cut(m, max(c, o), PROGRAMS_BACKWARD)
+        part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
+        part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
+        du1 = _empty(x, y1.shape)
+        kernels.pointwise_backward[(plan.programs,)](
+            y1,
+            y2,
+            dout,
+            pointwise,
+            *norm1,
+            *norm2,
+            of2.table.float(),
+            du1,
+            part_point,
+            part,
+            m,
+            *_units(c, o),
+            plan.tiles,
+            **_named("_1", first),
+            **_named("_2", second),
+            STAGES=STAGES,
+            **_options(plan, c, o),
+        )
+        d_pointwise = part_point.sum(0).to(pointwise.dtype).view(pointwise.shape)
+        of1 = factors(part.sum(0, dtype=torch.float64), stats1, first, batch[0], m)
+        plan = cut(m, c, m)
+        # In its place: every element is read and written by one program.
+        kernels.norm_backward[(plan.programs,)](y1, du1, of1.table.float(), du1, m, *_units(c), **_options(plan, c))
+    dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False)
+    return dx, d_depthwise, d_pointwise, of1.weight, of1.shift, of2.weight, of2.shift
+
+
+def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _norm(stats: Tensor, stage: Stage) -> tuple[Tensor, ...]:
+    # What is absent is not read: any tensor stands for it.
+    absent = stats if stage.weight is None else stage.weight
+    shift = stats if stage.shift is None else stage.shift
+    return stats[0], stats[1], absent.contiguous(), shift.contiguous()
+
+
+def _named(end: str, stage: Stage) -> dict[str, Any]:
+    # A norm there is, whether or not it keeps running statistics.
+    return {f"HAS{end}": has(stage._replace(bias=None)) | 2, f"EPS{end}": stage.eps, f"ACT{end}": stage.act}
+
+
+def _units(*channels: int) -> list[int]:
+    return [size // math.gcd(size, 16) for size in channels]
+
+
+def _options(plan: Cut, *channels: int) -> dict[str, Any]:
+    names = [("UNIT", "BC"), ("UNIT_O", "BO")][: len(channels)]
+    options: dict[str, Any] = {"BP": plan.block, "num_warps": plan.warps}
+    for (unit, block), size in zip(names, channels, strict=True):
+        options |= {unit: math.gcd(size, 16), block: power_of_two(size)}
+    # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+    return options | {"enable_fp_fusion": False}

@@ -1,0 +1,341 @@
+"""A whole depthwise separable block in training: what its convolutions give is written once, before its norms."""
+
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, library
+
+from convblocks.ops._choice import Choice, Pair, computed_in, decide
+from convblocks.ops._depthwise import channels_last, empty, pairs, sizes
+from convblocks.ops._norm import factors
+from convblocks.ops._separable import separable_case, tensor_float, unfit_block
+from convblocks.ops._stage import ACTIVATIONS, Stage
+
+Which = tuple[bool, bool]
+
+
+def training_choice(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Choice:
+    """Tell whether the blocks take `separable_training` for these arguments, and why.
+
+    Args:
+        x: as there, and so are the others; only shapes, dtypes, devices and layouts are looked at.
+        depthwise: (C, 1, kernel height, kernel width).
+        pointwise: (O, C, 1, 1).
+        first: the first norm and activation.
+        second: likewise.
+        stride: of the depthwise convolution.
+        padding: likewise.
+        dilation: likewise.
+    """
+    obstacle = unfit_block(x, depthwise, pointwise, first, second, stride, padding, dilation)
+    if not obstacle and not (first.bias is None and second.bias is None):
+        obstacle = "a convolution before a norm has a bias"
+    if not obstacle and x.shape[0] * math.prod(sizes(x, depthwise, stride, padding, dilation)) == 1:
+        obstacle = "there is one value a channel, of which PyTorch takes no variance"
+    if obstacle:
+        return Choice("torch", obstacle)
+    return decide(x, separable_case(x, depthwise, pointwise, stride, dilation, training=True), "fused")
+
+
+def separable_training(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    batch: Which,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute depthwise -> norm -> activation -> pointwise -> norm -> activation, with gradients.
+
+    On a CUDA device by Triton kernels, and without atomics: the same call gives the same bits. Float32 is multiplied in
+    TF32 where `torch.backends.cudnn.allow_tf32` lets PyTorch's convolutions do that; where not, and on the CPU,
+    PyTorch's operations compute it. What each convolution gives is kept for the backward pass, and nothing else of the
+    same size.
+
+    Args:
+        x: (N, C, H, W).
+        depthwise: (C, 1, kernel height, kernel width).
+        pointwise: (O, C, 1, 1).
+        first: the first norm and activation; its running mean only helps to sum squares where `batch[0]`.
+        second: likewise.
+        batch: which norm takes the statistics of the batch; the other one takes its running statistics.
+        stride: of the depthwise convolution.
+        padding: likewise.
+        dilation: likewise.
+
+    Returns:
+        The output, and mean and variance of each norm, (2, C) and (2, O), the variance over the number of positions.
+
+    Shape:
+        - Input: (N, C, H, W)
+        - Output: (N, O, H', W'), as of `depthwise_separable_conv2d`
+
+    Examples:
+        >>> x, depthwise, pointwise = torch.randn(2, 3, 5, 5), torch.ones(3, 1, 3, 3), torch.ones(4, 3, 1, 1)
+        >>> where = (1, 1), (1, 1), (1, 1)
+        >>> stages = Stage(act="relu"), Stage(act="relu")
+        >>> out, one, two = separable_training(x, depthwise, pointwise, *stages, (True, True), *where)
+        >>> out.shape, one.shape, two.shape
+        (torch.Size([2, 4, 5, 5]), torch.Size([2, 3]), torch.Size([2, 4]))
+    """
+    x, depthwise, pointwise = (t.to(computed_in(t)) for t in (x, depthwise, pointwise))
+    affine = first.weight, first.shift, second.weight, second.shift
+    known = first.mean, first.variance, second.mean, second.variance
+    rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation
+    out, _, _, stats1, stats2 = _training(x, depthwise, pointwise, *affine, *known, *rest)
+    return out, stats1, stats2
+
+
+@library.custom_op("convblocks::separable_training", mutates_args=())
+def _training(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    weight1: Tensor | None,
+    shift1: Tensor | None,
+    weight2: Tensor | None,
+    shift2: Tensor | None,
+    mean1: Tensor | None,
+    variance1: Tensor | None,
+    mean2: Tensor | None,
+    variance2: Tensor | None,
+    batch: Sequence[bool],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    s, p, d = pairs(stride, padding, dilation)
+    act1, act2 = acts.split(",")
+    first = Stage(None, mean1, variance1, weight1, shift1, eps[0], act1)
+    second = Stage(None, mean2, variance2, weight2, shift2, eps[1], act2)
+    which = batch[0], batch[1]
+    if x.is_cuda and (x.dtype is not torch.float32 or tensor_float()):
+        from convblocks.ops import _launch_training
+
+        return _launch_training.forward(x, depthwise, pointwise, first, second, which, s, p, d)
+    y1 = channels_last(F.conv2d(x, depthwise, None, s, p, d, x.shape[1]))
+    stats1 = _statistics(y1, first, which[0])
+    y2 = channels_last(F.conv2d(_activated(y1, stats1, first), pointwise))
+    stats2 = _statistics(y2, second, which[1])
+    return channels_last(_activated(y2, stats2, second)), y1, y2, stats1, stats2
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def _statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
+    if not batch:
+        assert stage.mean is not None
+        assert stage.variance is not None
+        return torch.stack((stage.mean, stage.variance)).to(_wide(y))
+    variance, mean = torch.var_mean(y.to(_wide(y)), (0, 2, 3), correction=0)
+    return torch.stack((mean, variance))
+
+
+def _normalised(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
+    weight, shift = (None if t is None else t.to(stats.dtype) for t in (stage.weight, stage.shift))
+    return F.batch_norm(y.to(stats.dtype), stats[0], stats[1], weight, shift, False, 0.0, stage.eps)
+
+
+def _activated(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
+    return ACTIVATIONS[stage.act](_normalised(y, stats, stage)).to(y.dtype)
+
+
+@_training.register_fake
+def _(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    weight1: Tensor | None,
+    shift1: Tensor | None,
+    weight2: Tensor | None,
+    shift2: Tensor | None,
+    mean1: Tensor | None,
+    variance1: Tensor | None,
+    mean2: Tensor | None,
+    variance2: Tensor | None,
+    batch: Sequence[bool],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (n, c), o = x.shape[:2], pointwise.shape[0]
+    size = sizes(x, depthwise, stride, padding, dilation)
+    stats1, stats2 = (x.new_empty((2, width), dtype=_wide(x)) for width in (c, o))
+    return empty(x, (n, o, *size)), empty(x, (n, c, *size)), empty(x, (n, o, *size)), stats1, stats2
+
+
+@library.custom_op("convblocks::separable_training_backward", mutates_args=())
+def _backward(
+    dout: Tensor,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    y1: Tensor,
+    y2: Tensor,
+    stats1: Tensor,
+    stats2: Tensor,
+    weight1: Tensor | None,
+    shift1: Tensor | None,
+    weight2: Tensor | None,
+    shift2: Tensor | None,
+    batch: Sequence[bool],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    s, p, d = pairs(stride, padding, dilation)
+    act1, act2 = acts.split(",")
+    first = Stage(None, None, None, weight1, shift1, eps[0], act1)
+    second = Stage(None, None, None, weight2, shift2, eps[1], act2)
+    which = batch[0], batch[1]
+    if x.is_cuda and (x.dtype is not torch.float32 or tensor_float()):
+        from convblocks.ops import _launch_training
+
+        found = _launch_training.backward(
+            dout, x, depthwise, pointwise, y1, y2, stats1, stats2, first, second, which, s, p, d
+        )
+    else:
+        d_y2, d_weight2, d_shift2 = _norm_backward(dout, y2, stats2, second, which[1])
+        z = _activated(y1, stats1, first)
+        dz, d_pointwise, _ = torch.ops.aten.convolution_backward(
+            d_y2, z, pointwise, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        d_y1, d_weight1, d_shift1 = _norm_backward(dz, y1, stats1, first, which[0])
+        dx, d_depthwise, _ = torch.ops.aten.convolution_backward(
+            d_y1, x, depthwise, None, s, p, d, False, [0, 0], x.shape[1], [True, True, False]
+        )
+        found = channels_last(dx), d_depthwise, d_pointwise, d_weight1, d_shift1, d_weight2, d_shift2
+    kinds = [(weight1, stats1), (shift1, stats1), (weight2, stats2), (shift2, stats2)]
+    a, b, c, d_ = (
+        g.to((stats if t is None else t).dtype).contiguous() for g, (t, stats) in zip(found[3:], kinds, strict=True)
+    )
+    return found[0], found[1].contiguous(), found[2].contiguous(), a, b, c, d_
+
+
+_aten = torch.ops.aten
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "": lambda g, u: g,
+    "relu": lambda g, u: _aten.threshold_backward(g, u, 0),
+    "relu6": lambda g, u: _aten.hardtanh_backward(g, u, 0, 6),
+    "silu": lambda g, u: _aten.silu_backward(g, u),
+    "gelu": lambda g, u: _aten.gelu_backward(g, u),
+    "gelu_tanh": lambda g, u: _aten.gelu_backward(g, u, approximate="tanh"),
+    "hardswish": lambda g, u: _aten.hardswish_backward(g, u),
+}
+
+
+def _norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+    # Below the operator nothing is recorded: torch.autograd.grad has no place here.
+    u = _normalised(y, stats, stage)
+    du = _SLOPES[stage.act](dout.to(u.dtype), u)
+    moved = du * (y.to(u.dtype) - stats[0].view(-1, 1, 1))
+    sums = torch.stack((du.sum((0, 2, 3), dtype=torch.float64), moved.sum((0, 2, 3), dtype=torch.float64)))
+    of = factors(sums, stats, stage, batch, y.numel() // y.shape[1])
+    of_du, of_y, alone = of.table.to(u.dtype)[:, None, :, None, None]
+    return (du * of_du + y.to(u.dtype) * of_y + alone).to(y.dtype), of.weight, of.shift
+
+
+@_backward.register_fake
+def _(
+    dout: Tensor,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    y1: Tensor,
+    y2: Tensor,
+    stats1: Tensor,
+    stats2: Tensor,
+    weight1: Tensor | None,
+    shift1: Tensor | None,
+    weight2: Tensor | None,
+    shift2: Tensor | None,
+    batch: Sequence[bool],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kinds = [(weight1, stats1), (shift1, stats1), (weight2, stats2), (shift2, stats2)]
+    a, b, c, d = (stats.new_empty(stats.shape[1], dtype=(stats if t is None else t).dtype) for t, stats in kinds)
+    return empty(x, x.shape), depthwise.new_empty(depthwise.shape), pointwise.new_empty(pointwise.shape), a, b, c, d
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, y1, y2, stats1, stats2 = output
+    tensors, ctx.rest = inputs[:11], inputs[11:]
+    ctx.save_for_backward(*tensors, y1, y2, stats1, stats2)
+
+
+def _gradients(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    x, depthwise, pointwise, *affine = saved[:7]
+    if torch.is_grad_enabled():
+        # Gradients of gradients: by PyTorch's operations, which know their own.
+        leaves = [t for t in saved[:7] if t is not None and t.requires_grad]
+        out = _composed(*saved[:11], *ctx.rest)
+        found = iter(torch.autograd.grad(out, leaves, dout, create_graph=True, allow_unused=True))
+        ordered = [next(found) if t is not None and t.requires_grad else None for t in saved[:7]]
+    else:
+        found = _backward(dout, x, depthwise, pointwise, *saved[11:], *affine, *ctx.rest)
+        ordered = [None if t is None else g for t, g in zip(saved[:7], found, strict=True)]
+    return *ordered, *(None,) * 10
+
+
+_training.register_autograd(_gradients, setup_context=_keep)
+
+
+def _composed(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    weight1: Tensor | None,
+    shift1: Tensor | None,
+    weight2: Tensor | None,
+    shift2: Tensor | None,
+    mean1: Tensor | None,
+    variance1: Tensor | None,
+    mean2: Tensor | None,
+    variance2: Tensor | None,
+    batch: Sequence[bool],
+    eps: Sequence[float],
+    acts: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    s, p, d = pairs(stride, padding, dilation)
+    act1, act2 = acts.split(",")
+    y = F.conv2d(x, depthwise, None, s, p, d, x.shape[1])
+    known = (None, None) if batch[0] else (mean1, variance1)
+    y = ACTIVATIONS[act1](F.batch_norm(y, *known, weight1, shift1, batch[0], 0.0, eps[0]))
+    known = (None, None) if batch[1] else (mean2, variance2)
+    return ACTIVATIONS[act2](F.batch_norm(F.conv2d(y, pointwise), *known, weight2, shift2, batch[1], 0.0, eps[1]))

@@ -1,0 +1,172 @@
+"""A block in training without a GPU: gradients, running statistics, and what torch does with the operators."""
+
+import copy
+
+import pytest
+import torch
+from torch import library, nn
+
+from convblocks import DepthwiseSeparableConv, ops
+from convblocks.layers import _fusion
+from convblocks.ops import Stage
+from convblocks.ops._stage import ACTIVATIONS
+from tests.ops.test_depthwise import operator_everywhere as operator_everywhere
+
+WHERE = ((2, 1), (1, 1), (1, 2))
+
+
+def arguments(dtype=torch.float64):
+    shapes = ((2, 3, 5, 4), (3, 1, 3, 3), (4, 3, 1, 1), (3,), (3,), (4,), (4,))
+    leaves = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    return leaves, [torch.rand(n, dtype=dtype) + 0.5 for n in (3, 3, 4, 4)]
+
+
+def runner(statistics, act, batch):
+    def run(x, depthwise, pointwise, weight1, shift1, weight2, shift2):
+        first = Stage(None, *statistics[:2], weight1, shift1, 1e-3, act)
+        second = Stage(None, *statistics[2:], weight2, shift2, 1e-3, act)
+        return ops.separable_training(x, depthwise, pointwise, first, second, batch, *WHERE)[0]
+
+    return run
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("batch", [(True, True), (False, True), (False, False)])
+def test_gradients(act, batch):
+    leaves, statistics = arguments()
+    assert torch.autograd.gradcheck(runner(statistics, act, batch), leaves)
+
+
+def test_gradients_of_gradients():
+    leaves, statistics = arguments()
+    assert torch.autograd.gradgradcheck(runner(statistics, "silu", (True, True)), leaves)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_operators_pass_torchs_own_checks(affine):
+    leaves, statistics = arguments(torch.float32)
+    norms = leaves[3:] if affine else [None] * 4
+    rest = [True, False], [1e-5, 1e-5], "relu,silu", *map(list, WHERE)
+    operators = torch.ops.convblocks
+    given = (*leaves[:3], *norms, *statistics, *rest)
+    library.opcheck(operators.separable_training.default, given)
+    out, *kept = operators.separable_training(*given)
+    dout = torch.randn_like(out)
+    detached = [None if t is None else t.detach() for t in (*leaves[:3], *kept, *norms)]
+    library.opcheck(operators.separable_training_backward.default, (dout, *detached, *rest))
+
+
+def pair(**options):
+    block = DepthwiseSeparableConv(4, 6, 3, padding=1, act_layer=nn.SiLU, dtype=torch.float64, **options)
+    for norm in (block.bn1, block.bn2):
+        if norm.affine:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+        if norm.running_mean is not None:
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    return block, copy.deepcopy(block)
+
+
+def plain():
+    return {}, lambda block: block.train()
+
+
+def frozen(*names):
+    def prepare(block):
+        block.train()
+        for name in names:
+            getattr(block, name).eval()
+        return block
+
+    return {}, prepare
+
+
+NORMS = {
+    "batch": plain(),
+    "cumulative": ({"norm_layer": lambda c: nn.BatchNorm2d(c, momentum=None)}, lambda b: b.train()),
+    "another momentum": ({"norm_layer": lambda c: nn.BatchNorm2d(c, momentum=0.7, eps=0.1)}, lambda b: b.train()),
+    "no statistics": ({"norm_layer": lambda c: nn.BatchNorm2d(c, track_running_stats=False)}, lambda b: b.train()),
+    "no statistics, in evaluation": (
+        {"norm_layer": lambda c: nn.BatchNorm2d(c, track_running_stats=False)},
+        lambda b: b.eval(),
+    ),
+    "no affine": ({"norm_layer": lambda c: nn.BatchNorm2d(c, affine=False)}, lambda b: b.train()),
+    "frozen": frozen("bn1", "bn2"),
+    "the first frozen": frozen("bn1"),
+    "the second frozen": frozen("bn2"),
+    "no weight": ({}, lambda b: b.train().bn1.weight.requires_grad_(False) is not None and b),
+}
+
+
+@pytest.mark.parametrize(("options", "prepare"), NORMS.values(), ids=NORMS)
+def test_a_training_step_is_that_of_the_modules(options, prepare):
+    """Two steps: outputs, all gradients, and the buffers that the norms leave behind."""
+    block, modules = (prepare(b) for b in pair(**options))
+    parts = _fusion.parts(block)
+    assert isinstance(parts, _fusion.Parts)
+    for _ in range(2):
+        x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        dout = torch.randn(3, 6, 6, 5, dtype=torch.float64)
+        ours, theirs = _fusion._train(parts, inputs[0]), modules(inputs[1])
+        torch.testing.assert_close(ours, theirs)
+        ours.backward(dout)
+        theirs.backward(dout)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(dict(block.state_dict()), dict(modules.state_dict()))
+    for (name, one), other in zip(block.named_parameters(), modules.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+def test_a_step_compiles_into_one_graph():
+    block, modules = (b.float().train() for b in pair())
+
+    def run(x):
+        parts = _fusion.parts(block)
+        assert not isinstance(parts, str)
+        return _fusion._train(parts, x)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (6, 9):
+        x = torch.randn(2, 4, size, size)
+        ours, theirs = compiled(x), modules(x)
+        torch.testing.assert_close(ours, theirs)
+        for g in (ours, theirs):
+            g.square().sum().backward()
+    torch.testing.assert_close(block.bn1.running_var, modules.bn1.running_var)
+    torch.testing.assert_close(block.conv_dw.weight.grad, modules.conv_dw.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+def test_autocast():
+    block, modules = (b.float().train() for b in pair())
+    parts = _fusion.parts(block)
+    x = torch.randn(2, 4, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.training_choice(x, *parts.inference()).path == "fused"
+        ours, theirs = _fusion._train(parts, x), modules(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
+    ours.float().sum().backward()
+    assert {getattr(p.grad, "dtype", None) for p in block.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+def test_the_choice_names_what_is_in_the_way():
+    block, _ = (b.float().train() for b in pair())
+    x = torch.randn(2, 4, 6, 6)
+    assert _fusion.choice(block, x).path == "fused"
+    assert _fusion.choice(block.eval(), x).path == "fused", "frozen norms, with gradients"
+    one = torch.randn(1, 4, 3, 3)
+    valid = DepthwiseSeparableConv(4, 6, 3)
+    assert "one value a channel" in _fusion.choice(valid, one).reason
+    assert "has a bias" in _fusion.choice(DepthwiseSeparableConv(4, 6, 3, bias=True), x).reason
+    assert "a norm is missing" in _fusion.choice(DepthwiseSeparableConv(4, 6, 3, after="").eval(), x).reason
+    assert "drop2 is a Dropout" in _fusion.choice(DepthwiseSeparableConv(4, 6, 3, dropout=0.5), x).reason
+    synchronised = DepthwiseSeparableConv(4, 6, 3, norm_layer=nn.SyncBatchNorm)
+    assert "several processes" in _fusion.choice(synchronised, x).reason
+    with torch.no_grad():
+        assert _fusion.choice(synchronised.eval(), x).path == "fused"

@@ -1,0 +1,40 @@
+"""The kernels of a block in training in Triton's interpreter, against PyTorch's modules in float64."""
+
+import pytest
+
+from tests.ops.separable_worker import Training, training_errors
+from tests.ops.test_separable_kernels import processes as processes
+
+# float32 multiplies in TF32 here; a norm's own sums are those of what was rounded.
+FLOOR = {"float32": 1.5e-3, "float16": 1e-3, "bfloat16": 8e-3}
+# Where a rounded value crosses the bend of an activation, its gradient is another one.
+BENT = {"relu": 8e-2, "relu6": 8e-2, "hardswish": 8e-2}
+
+CASES = {
+    **{
+        f"{act or 'identity'}": Training((2, 16, 7, 6), 24, act=act, dtype="bfloat16")
+        for act in ("", "relu", "relu6", "silu", "gelu", "gelu_tanh", "hardswish")
+    },
+    "float32": Training((2, 16, 7, 6), 24),
+    "float16, dilated": Training((2, 20, 8, 8), 12, padding=(2, 2), dilation=(2, 2), dtype="float16"),
+    "any kernel": Training((2, 12, 9, 8), 20, (5, 3), (2, 1), (2, 1), (1, 2), dtype="bfloat16"),
+    "frozen, both": Training((2, 16, 7, 6), 8, batch=(False, False)),
+    "frozen, the first": Training((2, 16, 7, 6), 8, batch=(False, True), dtype="float16"),
+    "frozen, the second": Training((2, 16, 7, 6), 8, batch=(True, False), dtype="float16"),
+    "no weight, no shift": Training((2, 16, 7, 6), 8, affine=False),
+    "one channel": Training((3, 1, 4, 4), 2, dtype="float16"),
+    "several tiles a program": Training((3, 16, 20, 10), 130, dtype="float16", programs=3),
+    "a mean far from zero": Training((2, 16, 7, 6), 24, offset=30.0, padding=(0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_training_step_agrees_with_float64(processes, case):
+    found = processes.submit(training_errors, case).result()
+    for name, (ours, theirs) in found.items():
+        # The shift before a norm over the batch has no gradient: what there is, is rounding.
+        if name == "d_shift1" and case.act == "" and case.batch[1]:
+            continue
+        floor = BENT.get(case.act, 0.0) if name.startswith("d") else 0.0
+        limit = max(1.5 * theirs, FLOOR[case.dtype], floor)
+        assert ours <= limit, f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
