@@ -291,8 +291,11 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, y1, y2, stats1, stats2 = output
-    tensors, ctx.rest = inputs[:11], inputs[11:]
-    ctx.save_for_backward(*tensors, y1, y2, stats1, stats2)
+    # A norm over the batch changes its running statistics before the backward pass, which does not need them.
+    batch1, batch2 = inputs[11]
+    known = [None if batch else t for batch, t in zip((batch1, batch1, batch2, batch2), inputs[7:11], strict=True)]
+    ctx.rest = inputs[11:]
+    ctx.save_for_backward(*inputs[:7], *known, y1, y2, stats1, stats2)
 
 
 def _gradients(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
