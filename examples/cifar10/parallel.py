@@ -91,7 +91,11 @@ def start(device: str) -> Parallel:
                 f"{torch.cuda.device_count()} GPU(s); lower --nproc-per-node or use --device cpu"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    store, _, _ = next(dist.rendezvous("env://", rank, processes))
+    # A process of a job that was restarted must not find the addresses of those that have died under the same names.
+    store = dist.PrefixStore(f"restart-{restarts}", store)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
     return Parallel(rank, processes, local_rank, restarts)
 
 

@@ -66,16 +66,16 @@ def test_signal_saves_and_leaves_and_the_run_goes_on(number: signal.Signals, tmp
 def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_uninterrupted_run(tmp_path: Path) -> None:
     words = ("--epochs", "3", "--device", "cpu", "--precision", "fp32", "--save-every", "0")
     process = start(tmp_path, *digits("whole", *words))
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=400) == 0
     process = start(tmp_path, *digits("parts", *words))
     wait_for(process, "epoch   1/3")
     # Steps of the second epoch are made by now, and are in no checkpoint.
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert torch.load(tmp_path / "runs" / "parts" / "last.pt", weights_only=True)["progress"]["epoch"] < 3
     process = start(tmp_path, *digits("parts", *words, "--resume"))
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=400)
     assert "going on in epoch" in out
     whole, parts = (json.loads((tmp_path / "runs" / name / "metrics.json").read_text()) for name in ("whole", "parts"))
     for key in ("last_epoch", "best_on_validation", "epochs", "finished"):
