@@ -103,7 +103,9 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
 
 def run(part: Part, log: Path, seconds: float) -> int:
     """Run a command with its output in a file, and end it with all it has started when the time is up."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    # From a checkout that nobody installed, a script of the examples would not find the library.
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("wb") as file:
         process = subprocess.Popen(
             part.command,

@@ -50,6 +50,13 @@ def test_what_hangs_is_ended_with_all_it_started(monkeypatch, tmp_path):
     assert [e["status"] for e in json.loads((tmp_path / "out" / "summary.json").read_text())] == [3, 0]
 
 
+def test_a_part_finds_the_library_from_any_folder(monkeypatch, tmp_path):
+    find = "import importlib.util, os; os.chdir('/'); assert importlib.util.find_spec('convblocks')"
+    assert (
+        run(monkeypatch, tmp_path, {"check": [Part("find", python(f"import sys; sys.path.remove(''); {find}"))]}) == 0
+    )
+
+
 def test_a_summary_is_gone_on_with(monkeypatch, tmp_path):
     parts = {"check": [Part("good", python(""))]}
     assert run(monkeypatch, tmp_path, parts) == run(monkeypatch, tmp_path, parts) == 0
