@@ -10,12 +10,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from convblocks.introspect.answers import ReceptiveField
-from convblocks.introspect.audit import audit
+from convblocks.introspect.audit import Audit, audit
 from convblocks.introspect.kinds import KINDS
 from convblocks.introspect.loading import FORMS, load_model
 from convblocks.introspect.receptive_field import receptive_field
 from convblocks.introspect.requirements import PRESETS, Requirements
 from convblocks.introspect.summary import summary
+
+
+EXAMPLES = """\
+examples:
+  python -m convblocks summary timm:resnet50 --depth 2
+  python -m convblocks rf torchvision:vgg11 --layer features.10
+  python -m convblocks audit networks.py:small --input 3,32,32 --max-parameters 200000
+  python -m convblocks plot timm:resnet50 --layer layer2 --out field.png
+
+The exit status is 0, 1 where an audit fails, 2 where the arguments or the network are wrong.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convblocks",
         description="What a network sees and costs, and whether it keeps a specification. No weights are loaded.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -39,8 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         sub.add_argument("model", metavar="MODEL", help=FORMS)
-        sub.add_argument("--input", type=_size, default=None, metavar="C,H,W", help="input size (default 3,224,224)")
-        sub.add_argument("--json", action="store_true", help="print JSON")
+        sub.add_argument(
+            "--input",
+            type=_size,
+            metavar="C,H,W",
+            help="input size (default: the network's own in timm, else 3,224,224)",
+        )
         return sub
 
     sub = command("summary", _summary, "a table of the layers: output, receptive field, parameters, MACs")
@@ -49,18 +66,27 @@ def _parser() -> argparse.ArgumentParser:
         "--width", type=int, default=None, metavar="N", help="columns of the table (default: the terminal)"
     )
     form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
     form.add_argument("--html", action="store_true", help="print an HTML table")
     form.add_argument("--geometry", action="store_true", help="print the receptive-field table: r, n and j, in and out")
 
     sub = command("rf", _field, "the receptive field of the output, or of named layers")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--layer", action="append", default=[], metavar="NAME", help="a layer (may be repeated)")
 
     sub = command("audit", _audit, "hold the network to a specification; exit status 1 where it fails")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--preset", choices=sorted(PRESETS), help="a ready specification")
-    sub.add_argument("--max-parameters", type=int, metavar="N")
-    sub.add_argument("--max-macs", type=int, metavar="N")
-    sub.add_argument("--min-receptive-field", type=int, metavar="N")
+    sub.add_argument("--max-parameters", type=int, metavar="N", help="most parameters")
+    sub.add_argument("--max-macs", type=int, metavar="N", help="most multiply-accumulates")
+    sub.add_argument(
+        "--min-receptive-field", type=int, metavar="N", help="smallest field, in pixels, of the last map before pooling"
+    )
+    sub.add_argument("--max-receptive-field", type=int, metavar="N", help="largest field of that map")
+    sub.add_argument(
+        "--min-coverage", type=float, metavar="SHARE", help="least share of the field's pixels that reach it, 0 to 1"
+    )
     for side in ("least", "most"):
         sub.add_argument(
             f"--at-{side}",
@@ -96,8 +122,9 @@ def _count(text: str) -> tuple[str, int]:
     return kind, int(count)
 
 
-def _input(options: argparse.Namespace) -> tuple[int, ...]:
-    return options.input or (3, 224, 224)
+def _input(options: argparse.Namespace, model: Any) -> tuple[int, ...]:
+    own = getattr(model, "default_cfg", None) or {}
+    return options.input or tuple(own.get("input_size", (3, 224, 224)))
 
 
 def _print_json(data: Any) -> None:
@@ -114,7 +141,8 @@ def _print_json(data: Any) -> None:
 
 
 def _summary(options: argparse.Namespace) -> int:
-    table = summary(load_model(options.model), _input(options), depth=options.depth)
+    model = load_model(options.model)
+    table = summary(model, _input(options, model), depth=options.depth)
     if options.json:
         _print_json(
             {
@@ -147,7 +175,8 @@ def _describe(field: ReceptiveField) -> dict[str, Any]:
 
 
 def _field(options: argparse.Namespace) -> int:
-    field = receptive_field(load_model(options.model), _input(options))
+    model = load_model(options.model)
+    field = receptive_field(model, _input(options, model))
     chosen = {"output": field}
     if options.layer:
         missing = [name for name in options.layer if name not in field.layers]
@@ -167,6 +196,8 @@ def _audit(options: argparse.Namespace) -> int:
         "max_parameters": options.max_parameters,
         "max_macs": options.max_macs,
         "min_receptive_field": options.min_receptive_field,
+        "max_receptive_field": options.max_receptive_field,
+        "min_coverage": options.min_coverage,
         "at_least": dict(options.at_least),
         "at_most": dict(options.at_most),
         "linear_after_pooling": 0 if options.no_dense_after_pooling else None,
@@ -174,20 +205,23 @@ def _audit(options: argparse.Namespace) -> int:
     given = {key: value for key, value in asked.items() if value is not None and value != {}}
     if not given and not options.preset:
         raise ValueError("give --preset or at least one requirement")
-    model, size = load_model(options.model), _input(options)
-    results = [audit(model, size, options.preset)] if options.preset else []
-    results += [audit(model, size, Requirements(**given))] if given else []
+    model = load_model(options.model)
+    size = _input(options, model)
+    asked_for = [PRESETS[options.preset]] if options.preset else []
+    asked_for += [Requirements(**given)] if given else []
+    result = Audit([finding for one in asked_for for finding in audit(model, size, one).findings])
     if options.json:
-        _print_json({"passed": all(r.passed for r in results), "findings": [f for r in results for f in r.records()]})
+        _print_json({"passed": result.passed, "findings": result.records()})
     else:
-        print("\n\n".join(result.text() for result in results))
-    return 0 if all(result.passed for result in results) else 1
+        print(result.text())
+    return 0 if result.passed else 1
 
 
 def _plot(options: argparse.Namespace) -> int:
     from convblocks.introspect.plotting import plot_receptive_field
 
-    figure = plot_receptive_field(load_model(options.model), _input(options), layer=options.layer)
+    model = load_model(options.model)
+    figure = plot_receptive_field(model, _input(options, model), layer=options.layer)
     figure.savefig(options.out, dpi=120)
     print(options.out)
     return 0

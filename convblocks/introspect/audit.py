@@ -133,7 +133,7 @@ def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
         extra, most = max(0, len(dense) - 1), wanted.linear_after_pooling
         found.append(
             Finding(
-                "dense layers between pooling and classes",
+                "dense layers after pooling",
                 extra <= most,
                 f"<= {most}",
                 str(extra),

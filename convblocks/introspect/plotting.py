@@ -11,7 +11,7 @@ from torch import Tensor
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.coverage import reached_pixels
 from convblocks.introspect.inputs import InputSize
-from convblocks.introspect.layers import geometry_rows
+from convblocks.introspect.layers import Layer, geometry_rows
 from convblocks.introspect.receptive_field import analyse
 
 if TYPE_CHECKING:
@@ -95,12 +95,14 @@ def _draw_field(axes: Axes, field: ReceptiveField, layer: str, image: Tensor | N
     axes.set_xlabel("black: the image; red: the field of a unit in the middle;\norange: pixels that reach it")
 
 
-def _draw_growth(axes: Axes, rows: list[Any], image: tuple[int, ...]) -> None:
-    for index, (name, length) in enumerate(zip(("height", "width"), image, strict=True)):
-        sizes = [row.field.local.size[index] for row in rows]
-        axes.plot(range(1, len(sizes) + 1), sizes, marker=".", label=name, linestyle="-" if index == 0 else "--")
-        if index == 0 or image[0] != image[1]:
-            axes.axhline(length, color="black", linewidth=1, linestyle=":", label="image" if index == 0 else None)
+def _draw_growth(axes: Axes, rows: list[Layer], image: tuple[int, ...]) -> None:
+    heights, widths = ([row.field.local.size[index] for row in rows if row.field is not None] for index in (0, 1))
+    lines = {"height and width": heights} if heights == widths else {"height": heights, "width": widths}
+    for (name, sizes), style in zip(lines.items(), ("-", "--"), strict=False):
+        axes.plot(range(1, len(sizes) + 1), sizes, marker=".", label=name, linestyle=style)
+    bounds = {"image": image[0]} if image[0] == image[1] else {"image height": image[0], "image width": image[1]}
+    for (name, length), style in zip(bounds.items(), (":", "-."), strict=False):
+        axes.axhline(length, color="black", linewidth=1, linestyle=style, label=name)
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

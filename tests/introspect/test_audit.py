@@ -32,7 +32,7 @@ def small() -> nn.Sequential:
         ("net4", "cifar10-200k", []),
         ("eva8_s6", "cifar10-200k", []),
         ("twelve_layer", "cifar10-200k", []),
-        ("late_100k", "cifar10-100k", [("dense layers between pooling and classes", "output.hidden")]),
+        ("late_100k", "cifar10-100k", [("dense layers after pooling", "output.hidden")]),
         ("eva8_s6", "cifar10-100k", []),
         ("era_s9", "cifar10-100k", [("parameters", ""), ("receptive field with pooling", "output.fc")]),
     ],

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 
-from timm_oracle import compare
+from timm_oracle import build, compare  # noqa: E402  (imports timm)
+
+from convblocks.introspect.summary import summary  # noqa: E402  (after it)
 
 SPREAD = [
     "fasternet_t0",
@@ -67,10 +71,59 @@ SPREAD = [
     "repvgg_a0",
     "fbnetc_100",
     "tf_mobilenetv3_small_minimal_100",
+    "test_nfnet",
+    "selecsls42",
+    "res2net50_14w_8s",
+    "lcnetv2_small",
+    "test_mambaout",
+    "resnest14d",
+    "skresnet18",
+    "rdnet_tiny",
+    "inception_v3",
+    "inception_v4",
+    "test_convnext",
+    "test_byobnet",
+    "test_efficientnet",
+    "test_resnet",
 ]
+
+DILATED = {
+    "resnet18": (8, 16),
+    "mobilenetv2_035": (8, 16),
+    "convnext_atto": (8, 16),
+    "resnetv2_18": (8,),
+    "regnetx_002": (8,),
+    "regnety_002": (16,),
+    "tinynet_e": (16,),
+}
+"""With an output stride below 32: dilation instead of strides."""
+
+
+def test_the_spread_is_wide() -> None:
+    assert len(SPREAD) + sum(map(len, DILATED.values())) >= 60
+    assert len({timm.model_entrypoint(name).__module__ for name in SPREAD}) >= 40
 
 
 @pytest.mark.parametrize("name", SPREAD)
 def test_both_ends_equal_the_gradient(name: str) -> None:
     record = compare(name)
     assert record["equal"] is True, record
+
+
+@pytest.mark.parametrize(("name", "stride"), [(name, stride) for name in DILATED for stride in DILATED[name]])
+def test_both_ends_equal_the_gradient_where_dilation_replaces_strides(name: str, stride: int) -> None:
+    record = compare(name, output_stride=stride)
+    assert record["equal"] is True, record
+    assert record["jump"] == stride
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_costs_equal_the_flop_counter_and_the_sum_over_the_parameters(name: str) -> None:
+    model = build(name)
+    size = model.default_cfg["input_size"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, *size, device="meta"))
+    table = summary(model, size, depth=1)
+    assert 2 * table.macs == counter.get_total_flops()
+    assert table.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(row["parameters"] for row in table.records()[1:]) == table.parameters
