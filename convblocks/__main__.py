@@ -17,7 +17,6 @@ from convblocks.introspect.receptive_field import receptive_field
 from convblocks.introspect.requirements import PRESETS, Requirements
 from convblocks.introspect.summary import summary
 
-
 EXAMPLES = """\
 examples:
   python -m convblocks summary timm:resnet50 --depth 2

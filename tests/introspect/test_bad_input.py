@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convblocks.introspect.audit import audit
 from convblocks.introspect.receptive_field import receptive_field
+from convblocks.introspect.requirements import Requirements
 from convblocks.introspect.summary import summary
+from convblocks.introspect.tiling import halo
 
 
 class Raises(nn.Module):
@@ -63,6 +67,53 @@ def test_one_clear_error(model: nn.Module, size: object, message: str) -> None:
     for question in (receptive_field, summary):
         with pytest.raises(ValueError, match=message):
             question(model, size)
+
+
+@pytest.mark.parametrize(
+    "size", [(3, True, 8), ((3, 8, 8), (3, 8.0, 8)), {"x": (3, 8, 8)}, None, (3, 0, 8), ((3, 8, 8), 5)]
+)
+def test_what_is_no_size(size: object) -> None:
+    with pytest.raises(ValueError, match="input_size must be"):
+        receptive_field(nn.Conv2d(3, 4, 3), size)
+
+
+def test_no_tensor_comes_out() -> None:
+    with pytest.raises(ValueError, match="the network returns no tensor"):
+        receptive_field(lambda x: {"shape": list((x + 1).shape)}, (3, 8, 8))
+
+
+def test_more_inputs_than_the_network_takes() -> None:
+    with pytest.raises(ValueError, match=r"does not run on input_size=.*TypeError"):
+        receptive_field(nn.Conv2d(3, 4, 3), ((3, 8, 8), (3, 8, 8)))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_quantised_parameter_is_named() -> None:
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
+
+    with pytest.raises(ValueError, match="quantised module, Quantised at '1'"):
+        receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3), Quantised()), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "question", [receptive_field, summary, halo, lambda m, s: audit(m, s, Requirements(max_macs=1))]
+)
+@pytest.mark.parametrize("last", [Raises(), nn.Conv2d(9, 9, 3)])
+def test_an_exception_leaves_the_network_as_it_was(question: Callable[..., object], last: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout().eval(), last).train()
+    net[2].eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    modes = [module.training for module in net.modules()]
+    with pytest.raises(ValueError, match="does not run on input_size"):
+        question(net, (3, 8, 8))
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
 
 
 def test_complex_input() -> None:
