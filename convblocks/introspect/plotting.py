@@ -96,7 +96,7 @@ def _draw_field(axes: Axes, field: ReceptiveField, layer: str, image: Tensor | N
 
 
 def _draw_growth(axes: Axes, rows: list[Layer], image: tuple[int, ...]) -> None:
-    heights, widths = ([row.field.local.size[index] for row in rows if row.field is not None] for index in (0, 1))
+    heights, widths = ([row.field.local.size[index] or 0 for row in rows if row.field is not None] for index in (0, 1))
     lines = {"height and width": heights} if heights == widths else {"height": heights, "width": widths}
     for (name, sizes), style in zip(lines.items(), ("-", "--"), strict=False):
         axes.plot(range(1, len(sizes) + 1), sizes, marker=".", label=name, linestyle=style)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -120,7 +122,8 @@ def test_both_ends_equal_the_gradient_where_dilation_replaces_strides(name: str,
 @pytest.mark.parametrize("name", SPREAD)
 def test_costs_equal_the_flop_counter_and_the_sum_over_the_parameters(name: str) -> None:
     model = build(name)
-    size = model.default_cfg["input_size"]
+    cfg: Any = model.default_cfg
+    size = cfg["input_size"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, *size, device="meta"))
     table = summary(model, size, depth=1)
