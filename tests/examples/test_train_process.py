@@ -66,7 +66,8 @@ def test_signal_saves_and_leaves_and_the_run_goes_on(number: signal.Signals, tmp
 def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_uninterrupted_run(tmp_path: Path) -> None:
     words = ("--epochs", "3", "--device", "cpu", "--precision", "fp32", "--save-every", "0")
     process = start(tmp_path, *digits("whole", *words))
-    assert process.wait(timeout=400) == 0
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
     process = start(tmp_path, *digits("parts", *words))
     wait_for(process, "epoch   1/3")
     # Steps of the second epoch are made by now, and are in no checkpoint.
