@@ -41,9 +41,9 @@ def test_products(name: str, dtype: str, channels: int, out: int, arch: int) -> 
     assembly, _ = compiled(name, dtype, arch, channels, out)
     assert assembly.spills() == 0
     loads = {n for n in assembly.instructions if n.startswith("LDGSTS")}
-    # A block of few channels beside one of many has less for each thread.
-    assert any(".128" in n for n in loads), loads
-    assert all(".128" in n or ".64" in n for n in loads), loads
+    assert loads
+    # A block of few channels beside one of many has 64 bits for each thread.
+    assert all(".128" in n or (".64" in n and channels < out) for n in loads), loads
     assert any("MMA" in n for n in assembly.instructions)
 
 
