@@ -1,5 +1,8 @@
 """The command line: `python -m convblocks summary|rf|audit|plot MODEL`."""
 
+# What matplotlib leaves without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import argparse
@@ -7,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.audit import Audit, audit
@@ -122,7 +125,7 @@ def _count(text: str) -> tuple[str, int]:
 
 
 def _input(options: argparse.Namespace, model: Any) -> tuple[int, ...]:
-    own = getattr(model, "default_cfg", None) or {}
+    own: dict[str, Any] = getattr(model, "default_cfg", None) or {}
     return options.input or tuple(own.get("input_size", (3, 224, 224)))
 
 
@@ -131,9 +134,9 @@ def _print_json(data: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             return "global"
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in cast("dict[Any, Any]", value).items()}
         if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
+            return [plain(item) for item in cast("Sequence[Any]", value)]
         return value
 
     print(json.dumps(plain(data), indent=1))
@@ -191,7 +194,7 @@ def _field(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    asked = {
+    asked: dict[str, Any] = {
         "max_parameters": options.max_parameters,
         "max_macs": options.max_macs,
         "min_receptive_field": options.min_receptive_field,

@@ -1,10 +1,14 @@
 """What `receptive_field` returns: the field of one tensor of a network, and of every other on the way."""
 
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.propagation import Axis
@@ -158,7 +162,7 @@ class ReceptiveField:
                 if place is not None:
                     position = place % shape[dim] if data.shape[dim + 1] > 1 else 0
                     data = data.narrow(dim + 1, position, 1)
-            lo, hi = data.flatten(1).amin(1).tolist()
+            lo, hi = cast("list[int]", data.flatten(1).amin(1).tolist())
             found.append((lo, -hi) if lo <= -hi else None)
         return (None,) * len(found) if None in found else tuple(found)
 

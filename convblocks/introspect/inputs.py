@@ -1,10 +1,13 @@
 """What goes into a network: sizes without the batch dimension, as `(3, 224, 224)`."""
 
+# What torch leaves without types, and the dictionaries of a module, which hold None too.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -57,19 +60,21 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     hint = "input_size must be (channels, height, width) or a sequence of such, without the batch"
     if isinstance(input_size, (str, bytes, int)) or not isinstance(input_size, Sequence) or not input_size:
         raise ValueError(f"{hint}, got {input_size!r}")
-    nested = isinstance(input_size[0], Sequence)
+    given = cast("Sequence[Any]", input_size)
+    nested = isinstance(given[0], Sequence)
     sizes: list[tuple[int, ...]] = []
-    for size in input_size if nested else (input_size,):
+    for size in given if nested else (given,):
+        numbers = cast("Sequence[Any]", size)
         if not isinstance(size, Sequence) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size
+            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers
         ):
             raise ValueError(f"{hint}, all positive whole numbers, got {input_size!r}")
-        sizes.append(tuple(size))
+        sizes.append(tuple(numbers))
     return sizes
 
 
 def _check_modules(module: nn.Module) -> None:
-    for name, child in module.named_modules():
+    for name, child in cast("Iterable[tuple[str, nn.Module]]", module.named_modules()):
         where = f"{type(child).__name__} at '{name}'" if name else type(child).__name__
         kind = type(child).__module__
         if ".quantized" in kind or any(

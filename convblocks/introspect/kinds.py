@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from convblocks.introspect.layers import Layer, window_of
 from convblocks.introspect.propagation import refs_of
 from convblocks.introspect.tracing import Node
 
 if TYPE_CHECKING:
+    from convblocks.introspect.aliasing import Ref
     from convblocks.introspect.summary import Summary
 
 
@@ -43,7 +44,7 @@ def layers_of_kind(table: Summary, rows: Sequence[Layer], kind: str) -> list[str
 
 def _separable(rows: Sequence[Layer]) -> list[str]:
     """Depthwise convolutions of more than one tap that a pointwise one follows, padded or not."""
-    names = []
+    names: list[str] = []
     for row, after in zip(rows, (*rows[1:], None), strict=True):
         window, following = row.window, after.window if after is not None else None
         if window is None or not window.depthwise or max(window.kernel) == 1:
@@ -86,7 +87,7 @@ def _gathers_map(table: Summary, node: Node) -> bool:
     if window is None or "pool" not in window.kind:
         return False
     n = len(window.kernel)
-    return window.kind == "global pool" or graph.shapes[node.args[0].value][-n:] == window.kernel
+    return window.kind == "global pool" or graph.shapes[cast("Ref", node.args[0]).value][-n:] == window.kernel
 
 
 def blocks_of(table: Summary) -> list[str]:

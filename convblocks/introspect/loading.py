@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ def _build(source: str, name: str) -> Any:
         if not hasattr(found, part):
             raise ValueError(f"{source} has no {name!r}")
         found = getattr(found, part)
-    return found if isinstance(found, nn.Module) else found()  # type: ignore[operator]
+    return found if isinstance(found, nn.Module) else cast("Callable[[], Any]", found)()
 
 
 def _from_file(path: Path) -> Any:

@@ -1,8 +1,11 @@
 """Pictures of receptive fields; matplotlib is imported when one is drawn."""
 
+# What matplotlib leaves without types, and the analysis behind a field.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +54,7 @@ def plot_receptive_field(
     field = ReceptiveField(analysis, analysis.native.outputs[0], "output") if analysis.native.outputs else None
     rows = [row for row in geometry_rows(analysis) if row.field is not None and row.field.local.size[0]]
     if layer is not None:
-        layers = field.layers if field is not None else {}
+        layers: Mapping[str, ReceptiveField] = field.layers if field is not None else {}
         if layer not in layers:
             raise ValueError(f"the network has no layer {layer!r} that ran")
         chosen = layers[layer]

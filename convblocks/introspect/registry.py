@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -164,5 +164,5 @@ class Call:
 
 def spread(values: Any, count: int) -> list[Any]:
     """`[2]` stands for `[2, 2]` in the arguments of poolings."""
-    values = list(values) if isinstance(values, (list, tuple)) else [values]
-    return values * count if len(values) == 1 else values
+    listed = list(cast("Sequence[Any]", values)) if isinstance(values, (list, tuple)) else [values]
+    return listed * count if len(listed) == 1 else listed

@@ -57,8 +57,8 @@ class Requirements:
     count_pooling: bool = False
     min_coverage: float | None = None
     output_shape: Sequence[int] | None = None
-    at_least: Mapping[str, int] = field(default_factory=dict)
-    at_most: Mapping[str, int] = field(default_factory=dict)
+    at_least: Mapping[str, int] = field(default_factory=dict[str, int])
+    at_most: Mapping[str, int] = field(default_factory=dict[str, int])
     global_pooling: bool | None = None
     linear_after_pooling: int | None = None
     blocks: str | None = None

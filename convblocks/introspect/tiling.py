@@ -1,5 +1,8 @@
 """Tiled inference that equals the whole image: how far tiles overlap, where they begin, and a loop that does it."""
 
+# The number of the tensor that a field is of.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import itertools
@@ -74,7 +77,9 @@ def _tiling(analysis: Analysis, field: ReceptiveField) -> Tiling:
         raise ValueError(f"no tile is known to do: {', '.join(field.unknown)}")
     if any(field.is_global):
         raise ValueError(f"no tile can do: {', '.join(field.gates)} gathers the whole image")
-    halos, multiples, jumps = [], [], []
+    halos: list[tuple[int, int]] = []
+    multiples: list[int] = []
+    jumps: list[float] = []
     for axis in field.axes:
         before, after, multiple, jump = _overlap(analysis, axis, field)
         halos.append((math.ceil(before / multiple) * multiple, math.ceil(after / multiple) * multiple))
@@ -144,7 +149,8 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
         piece = model(x[(..., *(slice(b, e) for b, e in zip(begins, ends, strict=True)))])
         if out is None:
             out = piece.new_empty((*piece.shape[:2], *field.shape[2:]))
-        target, source = [], []
+        target: list[slice] = []
+        source: list[slice] = []
         for i, ((start, end), begin) in enumerate(zip(cores, begins, strict=True)):
             jump, last = plan.jump[i], end == spatial[i]
             first, stop = (

@@ -13,7 +13,8 @@ from convblocks.introspect.registry import Call, NoRule, Result, rule
 @rule("index_select")
 def index_select(call: Call) -> Result:
     """Places of one dimension by a list that does not depend on the input."""
-    labels, dim = call.input, call["dim"] % call.ndim
+    labels = call.input
+    dim: int = call["dim"] % call.ndim
     if call.of(call["index"]) is not None:
         raise NoRule("indices that depend on the input")
     if labels is None or labels.length(dim) == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, Result, rule
 from convblocks.introspect.rules.reductions import without
@@ -32,7 +34,7 @@ def group_norm(call: Call) -> Result:
     of_group = call.reduce(labels, range(2, call.ndim))
     of_channel = of_group
     if of_group.length(1) > 1:
-        of_group = of_group.map(lambda data: data.unflatten(2, (groups, -1)).amin(3))
+        of_group = of_group.map(lambda data: torch.unflatten(data, 2, (groups, -1)).amin(3))
         of_channel = of_group.map(lambda data: data.repeat_interleave(call.shape[1] // groups, 2))
     statistics = without(of_group, range(2, call.ndim))
     return [union((labels, of_channel, *affine), call.ndim), statistics, statistics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def reflected(taps: Tensor, length: int) -> Tensor:
     return torch.where(folded < length, folded, period - folded)
 
 
-def _border_pad(call: Call, count: int, rule_of: Any) -> Result:
+def _border_pad(call: Call, count: int, rule_of: Callable[[Tensor, int], Tensor]) -> Result:
     labels, shape, pad = call.input, call.shape, call["padding"]
     if labels is None:
         return None

@@ -42,14 +42,15 @@ def slice_of(arguments: dict[str, Any], length: int) -> slice:
 @rule("slice")
 def slice_(call: Call) -> Result:
     """A part of one dimension."""
-    dim = call["dim"] % call.ndim
+    dim: int = call["dim"] % call.ndim
     return call.input and crop(call.input, dim, slice_of(call.arguments, call.shape[dim]))
 
 
 @rule("select")
 def select(call: Call) -> Result:
     """One place of one dimension."""
-    labels, dim = call.input, call["dim"] % call.ndim
+    labels = call.input
+    dim: int = call["dim"] % call.ndim
     if labels is None:
         return None
     index = 0 if labels.length(dim) == 1 else call["index"]
@@ -59,7 +60,8 @@ def select(call: Call) -> Result:
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def split(call: Call) -> Result:
     """Parts of one dimension, in order."""
-    labels, dim = call.input, call["dim"] % call.ndim
+    labels = call.input
+    dim: int = call["dim"] % call.ndim
     pieces: list[Labels | None] = []
     start = 0
     for position in range(len(call.node.outputs)):
@@ -72,7 +74,8 @@ def split(call: Call) -> Result:
 @rule("unbind")
 def unbind(call: Call) -> Result:
     """Every place of one dimension."""
-    labels, dim = call.input, call["dim"] % call.ndim
+    labels = call.input
+    dim: int = call["dim"] % call.ndim
     if labels is None:
         return None
     short = labels.length(dim) == 1
@@ -107,7 +110,7 @@ def cat(call: Call) -> Result:
     # An empty one-dimensional tensor may stand in any concatenation, by an old rule of torch.
     tensors = [ref for ref in tensors if call.shape_of(ref) != (0,)]
     ndim = len(call.out_shape())
-    dim = call["dim"] % ndim
+    dim: int = call["dim"] % ndim
     return join([(call.of(ref), call.shape_of(ref)[dim]) for ref in tensors], ndim, dim)
 
 
@@ -115,6 +118,6 @@ def cat(call: Call) -> Result:
 def stack(call: Call) -> Result:
     """Tensors along a new dimension."""
     ndim = len(call.out_shape())
-    dim = call["dim"] % ndim
+    dim: int = call["dim"] % ndim
     parts = [call.of(ref) for ref in call.node.args[0]]
     return join([(part and part.map(lambda data: data.unsqueeze(dim + 1)), 1) for part in parts], ndim, dim)

@@ -36,7 +36,8 @@ def elementwise(call: Call) -> Result:
 @rule("glu")
 def glu(call: Call) -> Result:
     """One half gates the other."""
-    labels, dim = call.input, call["dim"] % call.ndim
+    labels = call.input
+    dim: int = call["dim"] % call.ndim
     half = call.out_shape()[dim]
     return labels and union((crop(labels, dim, slice(0, half)), crop(labels, dim, slice(half, 2 * half))), call.ndim)
 

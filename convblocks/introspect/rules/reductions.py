@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from convblocks.introspect.labels import Labels
 from convblocks.introspect.registry import Call, Result, rule
@@ -12,7 +13,8 @@ def _dims(call: Call) -> list[int]:
     dims = call.get("dim")
     if dims is None or dims == []:
         return list(range(call.ndim))
-    return [dim % max(call.ndim, 1) for dim in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    listed = cast("Sequence[int]", dims if isinstance(dims, (list, tuple)) else [dims])
+    return [dim % max(call.ndim, 1) for dim in listed]
 
 
 def without(labels: Labels, dims: Sequence[int]) -> Labels:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from convblocks.introspect.labels import regroup
 from convblocks.introspect.registry import Call, Result, rule
 
@@ -38,4 +40,4 @@ def channel_shuffle(call: Call) -> Result:
     labels, groups = call.input, call["groups"]
     if labels is None or labels.length(1) == 1:
         return labels
-    return labels.map(lambda data: data.unflatten(2, (groups, -1)).transpose(2, 3).flatten(2, 3))
+    return labels.map(lambda data: torch.unflatten(data, 2, (groups, -1)).transpose(2, 3).flatten(2, 3))

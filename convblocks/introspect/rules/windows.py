@@ -21,7 +21,7 @@ def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels
         return mix_channels(call, merged, dim, groups, out_channels)
     if groups == 1:
         return call.reduce(labels, [dim])
-    grouped = labels.map(lambda data: data.unflatten(dim + 1, (groups, channels // groups)).amin(dim + 2))
+    grouped = labels.map(lambda data: torch.unflatten(data, dim + 1, (groups, channels // groups)).amin(dim + 2))
     return grouped.map(lambda data: data.repeat_interleave(out_channels // groups, dim + 1))
 
 
@@ -79,7 +79,7 @@ def _convolved(
     return call.tidy(labels, range(first, len(shape))) if call.policy.exact_borders else labels
 
 
-def _pool(call: Call, count: int, dilation: list[int]) -> Result:
+def _pool(call: Call, count: int, dilation: list[int]) -> Labels | None:
     labels, shape, out = call.input, call.shape, call.out_shape()
     if labels is None:
         return None
@@ -105,7 +105,7 @@ def max_pool(call: Call) -> Result:
     """Every output may be any element of its window."""
     count = int(call.node.op[8])
     labels = _pool(call, count, spread(call["dilation"], count))
-    return [labels] * len(call.node.outputs)  # type: ignore[list-item]
+    return [labels] * len(call.node.outputs)
 
 
 def adaptive_taps(length: int, out: int) -> Tensor:
@@ -152,7 +152,7 @@ def unfold(call: Call) -> Result:
         taps = window_taps(length, out, kernel, stride, padding, dilation)
         data = data.expand([length if d == axis else -1 for d in range(data.ndim)])
         rows = gather(data, axis - 1, taps.T.reshape(-1, 1))
-        data = rows.unflatten(axis, (kernel, out))
+        data = torch.unflatten(rows, axis, (kernel, out))
         sizes += [kernel, out]
     # (K, N, C, kh, oh, kw, ow) -> (K, N, C kh kw, oh ow)
     data = data.permute(0, 1, 2, 3, 5, 4, 6)
@@ -173,7 +173,9 @@ def fold(call: Call) -> Result:
     )
     counts = [(out[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     data = labels.data.expand(-1, -1, shape[1], shape[2])
-    data = data.unflatten(3, counts).unflatten(2, (out[1], kernel[0], kernel[1]))  # K, N, C, kh, kw, oh, ow
+    data = torch.unflatten(
+        torch.unflatten(data, 3, counts), 2, (out[1], kernel[0], kernel[1])
+    )  # K, N, C, kh, kw, oh, ow
     data = data.permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
     for i in (1, 0):
         axis = 3 + 2 * i

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import torch
 
 from convblocks.introspect.aliasing import Step
@@ -34,12 +37,13 @@ def scatter_into_view(call: Call) -> Result:
     blank = Labels(some.data.new_full((some.data.shape[0], *[1] * len(shape)), NOTHING), some.pooled)
     base = base if base is not None else blank
     if op in ("slice", "select", "split", "split_with_sizes", "chunk", "unbind"):
-        dim = arguments["dim"] % len(shape)
+        dim: int = arguments["dim"] % len(shape)
         piece_shape = call.shape_of(piece_ref)
         if op == "slice":
             place = range(shape[dim])[slice_of(arguments, shape[dim])]
         elif op == "select":
-            place = range(arguments["index"] % shape[dim], arguments["index"] % shape[dim] + 1)
+            index: int = arguments["index"] % shape[dim]
+            place = range(index, index + 1)
         elif op == "unbind":
             place = range(step.output, step.output + 1)
         else:
@@ -66,13 +70,15 @@ def scatter_into_view(call: Call) -> Result:
 @rule("slice_scatter", "select_scatter")
 def scatter(call: Call) -> Result:
     """A copy with one part replaced."""
-    base, piece, dim = call.input, call.of(call["src"]), call["dim"] % call.ndim
+    base, piece = call.input, call.of(call["src"])
+    dim: int = call["dim"] % call.ndim
     some = base if base is not None else piece
     if some is None:
         return None
     length = call.shape[dim]
     if call.node.op == "select_scatter":
-        place = range(call["index"] % length, call["index"] % length + 1)
+        index: int = call["index"] % length
+        place = range(index, index + 1)
         piece = piece and piece.map(lambda data: data.unsqueeze(dim + 1))
     else:
         place = range(length)[slice_of(call.arguments, length)]
@@ -85,8 +91,10 @@ def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range)
     if base.pooled != piece.pooled:
         # The one that is pooled is a gate beside the other.
         base, piece = (base.map(nothing_like), piece) if base.pooled else (base, piece.map(nothing_like))
+    # torch's function has no types.
+    broadcast = cast("Callable[..., Sequence[int]]", torch.broadcast_shapes)  # pyright: ignore[reportUnknownMemberType]
     shape = list(
-        torch.broadcast_shapes(
+        broadcast(
             [1 if d == dim + 1 else n for d, n in enumerate(base.data.shape)],
             [1 if d == dim + 1 else n for d, n in enumerate(piece.data.shape)],
         )
