@@ -251,19 +251,22 @@ def span(mask: Tensor, dim: int) -> tuple[int, int] | None:
 
 
 def middle_unit(
-    model: Callable[[Tensor], Tensor], shape: tuple[int, ...], axis: int
+    model: Callable[[Tensor], Tensor], shape: tuple[int, ...], axis: int, period: int = 1
 ) -> tuple[tuple[int, int], tuple[int, int], int, int]:
-    """Spans of the unit in the middle of the map along `axis` and of its neighbour, the unit's index, and the map's
-    length."""
+    """Spans of the unit in the middle of the map along `axis` and of the next one that is like it, the unit's index,
+    and the map's length.
+
+    Every unit whose index is a multiple of `period` is like it.
+    """
     y, mask = reached(model, shape, local=True)
     found = None
     # Channels may come last: a channel, taken for a place along the axis, sees all of it.
     for dim in range(2 + axis, 0, -1):
         length = y.shape[dim]
-        unit = length // 2
-        if unit + 1 == length:
+        unit = length // 2 // period * period
+        if unit + period >= length:
             continue
-        first, second = (span(mask(y.select(dim, place)), 2 + axis) for place in (unit, unit + 1))
+        first, second = (span(mask(y.select(dim, place)), 2 + axis) for place in (unit, unit + period))
         assert first is not None
         assert second is not None
         found = found or (first, second, unit, length)

@@ -62,6 +62,7 @@ SPREAD = [
     "regnetx_002",
     "mobilenetv3_small_050",
     "ghostnet_050",
+    "ghostnetv2_100",
     "rexnet_100",
     "mnasnet_small",
     "legacy_seresnet18",

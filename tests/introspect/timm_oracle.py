@@ -1,4 +1,7 @@
-"""Hold the field of a timm network to the gradient's, at both ends, of two neighbouring units of a strip."""
+"""Hold the field of a timm network to the gradient's, at both ends, of two neighbouring units of a strip.
+
+Where the fields of a map alternate, of two neighbours among the units that are alike.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,10 @@ def gradient(record: dict[str, Any], **options: Any) -> dict[str, Any]:
     """
     # Where we have no answer, the strip is as long as for a deep network.
     size, jump = record["size"] or 2000, record["jump"] or 32
+    period = record["period"] or 1
     native = record["input"][2]
-    step = 32 if 32 % jump == 0 else math.ceil(32 * jump)
+    # The strip differs from the native size by whole periods: resampling to the size of an odd map is not by two.
+    step = period * (32 if 32 % jump == 0 else math.ceil(32 * jump))
     with _Unfilled():
         model = positive(timm.create_model(record["model"], **options))
     reason = ""
@@ -87,7 +92,7 @@ def gradient(record: dict[str, Any], **options: Any) -> dict[str, Any]:
         for height in list(heights):
             try:
                 shape = (1, record["input"][0], height, length)
-                first, second, unit, places = middle_unit(model.forward_features, shape, 1)
+                first, second, unit, places = middle_unit(model.forward_features, shape, 1, period)
             except (RuntimeError, AssertionError, ValueError, IndexError) as error:
                 if "allocate memory" in str(error):
                     raise
@@ -98,6 +103,7 @@ def gradient(record: dict[str, Any], **options: Any) -> dict[str, Any]:
                 return {
                     "spans": [list(first), list(second)],
                     "unit": unit,
+                    "period": period,
                     "places": places,
                     "strip": [height, length],
                 }
@@ -116,7 +122,7 @@ def judge(record: dict[str, Any]) -> None:
     elif found is None:
         record["status"] = "not compared"
     else:
-        expected = [_span(record, found["unit"]), _span(record, found["unit"] + 1)]
+        expected = [_span(record, found["unit"]), _span(record, found["unit"] + found.get("period", 1))]
         record["status"] = "equal" if expected == found["spans"] else "different"
         if record["status"] == "different":
             record["expected"] = expected
