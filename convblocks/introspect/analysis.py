@@ -28,7 +28,9 @@ class Grown:
     labels: Propagation
     policy: Local
     agreed: int
-    fields: dict[tuple[int, int | None], AxisField | None] = field(default_factory=dict)
+    fields: dict[tuple[int, int | None], AxisField | None] = field(
+        default_factory=dict[tuple[int, int | None], AxisField | None]
+    )
 
 
 class Analysis:
@@ -115,7 +117,7 @@ class Analysis:
         graph.calls = self.native.calls
         for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
             node.call = twin.call
-        result = {}
+        result: dict[Axis, Grown] = {}
         for axis, length in lengths.items():
             policy = Local(length, self.native.shapes, grown=True)
             result[axis] = Grown(graph, length, propagate(graph, axis, policy), policy, agreed)
@@ -144,7 +146,7 @@ class Analysis:
         graph = runs[0].graph
         reached = all(value in run.labels.labels for run in runs)
         if reached:
-            reasons = frozenset().union(*(run.labels.unknown.get(value, frozenset()) for run in runs))
+            reasons = frozenset[str]().union(*(run.labels.unknown.get(value, frozenset()) for run in runs))
             gated = value in self._gated(axis)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -18,7 +18,8 @@ def macs(graph: Graph, node: Node) -> int:
     shape = graph.shapes
 
     def of(name: str) -> tuple[int, ...]:
-        return shape[arguments[name].value]
+        value: int = arguments[name].value
+        return shape[value]
 
     out = shape[node.outputs[0]] if node.outputs else ()
     if node.op in ("convolution", "_convolution"):
@@ -26,7 +27,7 @@ def macs(graph: Graph, node: Node) -> int:
         weight = of("weight")
         return math.prod(places) * math.prod(weight[1:])
     if node.op in ("mm", "bmm", "linear", "mv", "dot"):
-        first: Any = node.args[0]
+        first: Ref = node.args[0]
         return math.prod(out) * shape[first.value][-1]
     if node.op == "addmm":
         return math.prod(out) * of("mat1")[-1]
@@ -99,9 +100,10 @@ def activation_bytes(graph: Graph, nodes: Iterable[Node]) -> int:
 
 def reads_parameters(node: Node, parameters: dict[int, Tensor]) -> list[Tensor]:
     """The parameters among the operands of an operation."""
-    found = []
+    found: list[Tensor] = []
     for item in (*node.args, *node.kwargs.values()):
-        for ref in item if isinstance(item, (list, tuple)) else (item,):
+        refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
+        for ref in refs:
             if isinstance(ref, Ref) and ref.value in parameters:
                 found.append(parameters[ref.value])
     return found

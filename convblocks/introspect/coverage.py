@@ -8,6 +8,7 @@ result depends on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
         return None
     factor = 1.0
     for _ in range(4):
-        lengths = {}
+        lengths: dict[Axis, int] = {}
         for axis in analysis.axes:
             total, multiple = analysis.reach(axis)
             size = analysis.field(axis, value)[0].size or 1
@@ -129,7 +130,9 @@ def _through(
     else:
         raise NoRule("a mask of another shape")
     live = [value for value in operands if total.requires_grad]
-    gradients = torch.autograd.grad(total, [dummies[value] for value in live], allow_unused=True) if live else ()
+    found = torch.autograd.grad(total, [dummies[value] for value in live], allow_unused=True) if live else ()
+    # torch declares tensors only; what is unused comes as None.
+    gradients = cast("Sequence[Tensor | None]", found)
     return {
         value: gradient[0] > 0
         for value, gradient in zip(live, gradients, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import factors
@@ -30,7 +30,8 @@ def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
         jump = max((jumps[value] for value in operands), default=1)
         size = max((sizes[value] for value in operands), default=1)
         for offset, kernel, dilation, stride in _windows(graph, node):
-            shape = graph.shapes[node.args[0].value]
+            operand: Ref = node.args[0]
+            shape = graph.shapes[operand.value]
             if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
                 size += math.ceil((kernel - 1) * dilation * length / shape[offset])
                 out = graph.shapes[node.outputs[0]][offset]
@@ -51,7 +52,8 @@ def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
         return
     if op in ("convolution", "_convolution"):
         arguments: dict[str, Any] = node.arguments
-        kernel = graph.shapes[arguments["weight"].value][2:]
+        weight: Ref = arguments["weight"]
+        kernel = graph.shapes[weight.value][2:]
         dilation = spread(arguments["dilation"], len(kernel))
         stride = [1] * len(kernel) if arguments["transposed"] else spread(arguments["stride"], len(kernel))
     elif "pool" in op and "kernel_size" in (arguments := node.arguments):
@@ -86,7 +88,7 @@ def agreement(first: Graph, second: Graph) -> int:
 
 def _refs(tree: Any) -> list[Any]:
     if isinstance(tree, (list, tuple)):
-        return [_refs(item) for item in tree if isinstance(item, (list, tuple, Ref))]
+        return [_refs(item) for item in cast("Sequence[Any]", tree) if isinstance(item, (list, tuple, Ref))]
     return [tree] if isinstance(tree, Ref) else []
 
 
@@ -123,10 +125,10 @@ def _same_ratio(first: Graph, second: Graph, a: Node, b: Node) -> bool:
     if any(arguments.get("align_corners") for arguments in bound):
         return False
     scales = [{k: v for k, v in arguments.items() if k.startswith("scale")} for arguments in bound]
-    ratios = [
-        [Fraction(n, m) for n, m in zip(g.shapes[node.outputs[0]][2:], g.shapes[node.args[0].value][2:], strict=True)]
-        for g, node in ((first, a), (second, b))
+    sizes: list[tuple[Sequence[int], Sequence[int]]] = [
+        (g.shapes[node.outputs[0]][2:], g.shapes[node.args[0].value][2:]) for g, node in ((first, a), (second, b))
     ]
+    ratios = [[Fraction(n, m) for n, m in zip(out, shape, strict=True)] for out, shape in sizes]
     return scales[0] == scales[1] and ratios[0] == ratios[1]
 
 
@@ -143,8 +145,10 @@ def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tupl
 
     Cutting a dimension into a fixed number of pieces, each of which grows, is what brings distant places together.
     """
-    old, new = first.shapes[a.args[0].value], first.shapes[a.outputs[0]]
-    wide = second.shapes[b.args[0].value], second.shapes[b.outputs[0]]
+    source: Ref = a.args[0]
+    twin: Ref = b.args[0]
+    old, new = first.shapes[source.value], first.shapes[a.outputs[0]]
+    wide = second.shapes[twin.value], second.shapes[b.outputs[0]]
     groups = factors(tuple(old), tuple(new))
     if groups != factors(tuple(wide[0]), tuple(wide[1])):
         return False

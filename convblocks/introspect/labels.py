@@ -6,12 +6,15 @@ features are (lo, -hi), so that the minimum is the hull; what depends on nothing
 know only the minimum, so the same rules serve intervals and masks of reached pixels alike.
 """
 
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, reduce
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -76,7 +79,10 @@ class Labels:
     def _any(self) -> Tensor:
         if self._data is not None:
             return self._data
-        return self.origin.data if self.origin is not None else self.parts.items[0][0]._any()  # type: ignore[union-attr]  (one of the two is set)
+        if self.origin is not None:
+            return self.origin.data
+        assert self.parts is not None
+        return self.parts.items[0][0]._any()
 
     def per_part(self, function: Callable[[Labels], Labels]) -> Labels:
         """Treat every part alike; what is done must not look along the dimension of the concatenation."""
@@ -163,7 +169,8 @@ def _same(a: Labels, b: Labels) -> bool:
 def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
     """The array of a concatenation."""
     arrays = [item.data for item, _ in items]
-    shape = torch.broadcast_shapes(*[[1 if d == dim + 1 else n for d, n in enumerate(a.shape)] for a in arrays])
+    shapes = [[1 if d == dim + 1 else n for d, n in enumerate(a.shape)] for a in arrays]
+    shape = cast("torch.Size", torch.broadcast_shapes(*shapes))
     wide = [
         array.expand(*shape[: dim + 1], length, *shape[dim + 2 :])
         for array, (_, length) in zip(arrays, items, strict=True)
@@ -307,7 +314,8 @@ def gather(data: Tensor, dim: int, taps: Tensor) -> Tensor:
     picked = extended.index_select(axis, taps.flatten())
     if taps.shape[1] == 1:
         return picked
-    return picked.unflatten(axis, taps.shape).amin(axis + 1)
+    windows = cast("Tensor", picked.unflatten(axis, taps.shape))
+    return windows.amin(axis + 1)
 
 
 def constant_along(data: Tensor, axis: int) -> bool:

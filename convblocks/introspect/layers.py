@@ -1,9 +1,13 @@
 """One record for every layer of a recorded network: modules, and operations that no module of their own stands for."""
 
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import nn
 
@@ -75,7 +79,7 @@ class Layer:
 
 def _type_of(module: nn.Module) -> str:
     """The name that a module prints itself by."""
-    return module._get_name()
+    return module._get_name()  # pyright: ignore[reportPrivateUsage] - no public name, and classes override it
 
 
 def window_of(graph: Graph, node: Node) -> Window | None:
@@ -86,7 +90,8 @@ def window_of(graph: Graph, node: Node) -> Window | None:
     shape, out = graph.shapes[node.args[0].value], graph.shapes[node.outputs[0]]
     op = node.op
     if op in ("convolution", "_convolution"):
-        kernel = graph.shapes[arguments["weight"].value][2:]
+        weight: Ref = arguments["weight"]
+        kernel = graph.shapes[weight.value][2:]
         n = len(kernel)
         stride, padding, dilation = (tuple(spread(arguments[k], n)) for k in ("stride", "padding", "dilation"))
         kind = "transposed conv" if arguments["transposed"] else "conv"
@@ -110,14 +115,16 @@ def window_of(graph: Graph, node: Node) -> Window | None:
 
 def gathered_dims(graph: Graph, node: Node) -> list[int] | None:
     """The spatial dimensions that a global pooling gathers: adaptive to 1, or a mean or maximum over them."""
-    shape, out = graph.shapes[node.args[0].value], graph.shapes[node.outputs[0]]
-    arguments = node.arguments
+    source: Ref = node.args[0]
+    shape = graph.shapes[source.value]
+    out, arguments = graph.shapes[node.outputs[0]], node.arguments
     if "adaptive" in node.op and "pool" in node.op:
         n = len(arguments["output_size"])
         return list(range(len(shape) - n, len(shape))) if set(out[-n:]) == {1} else None
     if node.op in ("mean", "amax", "sum") and arguments.get("dim") and len(shape) >= 3:
         dims = arguments["dim"]
-        chosen = sorted(dim % len(shape) for dim in (dims if isinstance(dims, (list, tuple)) else [dims]))
+        listed = cast("Sequence[int]", dims) if isinstance(dims, (list, tuple)) else [cast("int", dims)]
+        chosen = sorted(dim % len(shape) for dim in listed)
         if chosen in (list(range(2, len(shape))), list(range(1, len(shape) - 1))):
             return chosen
     return None
@@ -218,7 +225,8 @@ class LayerList:
         if self.model is None:
             return
         known = self._counted | {id(p) for p in self.graph.parameters.values()}
-        for name, module in self.model.named_modules():
+        modules = cast("Iterator[tuple[str, nn.Module]]", self.model.named_modules())
+        for name, module in modules:
             left = [p for p in module.parameters(recurse=False) if id(p) not in known]
             if left and id(module) not in self._called:
                 count = sum(p.numel() for p in left)
@@ -247,7 +255,8 @@ def geometry_rows(analysis: Analysis, *, merged: bool = True) -> list[Layer]:
         window = window_of(analysis.native, node)
         if window is None:
             continue
-        [row] = list(listing._functional(number, analysis.native.where(node), 0))
+        # The same file's.
+        [row] = list(listing._functional(number, analysis.native.where(node), 0))  # pyright: ignore[reportPrivateUsage]
         previous = rows[-1].window if rows else None
         if (
             merged

@@ -71,8 +71,10 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor | None
     return left.new_empty((rows, right.shape[1]))
 
 
-ACTIVATIONS = ("relu", "silu", "gelu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu")
-ACTIVATIONS += ("elu", "tanh", "mish")
+ACTIVATIONS = (
+    *("relu", "silu", "gelu", "sigmoid", "hardswish", "hardsigmoid"),
+    *("hardtanh", "leaky_relu", "elu", "tanh", "mish"),
+)
 SHORTCUTS: dict[Any, Shortcut] = {
     **{getattr(aten, name).default: _like for name in ACTIVATIONS},
     **{getattr(aten, f"{name}_").default: _itself for name in ACTIVATIONS},

@@ -1,5 +1,8 @@
 """What an ATen operator says about itself: its name, its arguments, what it views and what it writes."""
 
+# torch gives its operators, and what a module keeps of its own, no public names.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from functools import cache
@@ -54,7 +57,7 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that the operation writes into."""
-    found = []
+    found: list[Tensor] = []
     for position, name in _written(func):
         item = args[position] if position < len(args) else kwargs.get(name)
         if isinstance(item, Tensor):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from convblocks.introspect import rules as _rules  # noqa: F401 - importing registers them
+from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import Labels, TooLarge, extent, interval
 from convblocks.introspect.operations import is_pointwise, results_of
@@ -34,8 +34,8 @@ class Propagation:
     bound.
     """
 
-    labels: dict[int, Labels] = field(default_factory=dict)
-    unknown: dict[int, frozenset[str]] = field(default_factory=dict)
+    labels: dict[int, Labels] = field(default_factory=dict[int, Labels])
+    unknown: dict[int, frozenset[str]] = field(default_factory=dict[int, frozenset[str]])
 
 
 class Whole:
@@ -87,7 +87,7 @@ class Local:
         if not self.grown:
             return data.shape[dim + 1]
         for item in call.node.args:
-            refs = item if isinstance(item, (list, tuple)) else (item,)
+            refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
             for ref in refs:
                 if isinstance(ref, Ref):
                     shape = call.shape_of(ref)
@@ -99,7 +99,8 @@ class Local:
 def refs_of(node: Node) -> Iterator[int]:
     """The tensors among the arguments of a node."""
     for item in (*node.args, *node.kwargs.values()):
-        for ref in item if isinstance(item, (list, tuple)) else (item,):
+        refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
+        for ref in refs:
             if isinstance(ref, Ref):
                 yield ref.value
 
@@ -121,7 +122,8 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     value = graph.inputs[axis.input]
     shape = graph.shapes[value]
     length = shape[axis.dim]
-    data = (start or (lambda n: interval(torch.arange(n))))(length)
+    features: Callable[[int], Tensor] = start or (lambda n: interval(torch.arange(n)))
+    data = features(length)
     done.labels[value] = Labels(
         data.reshape(data.shape[0], *[length if d == axis.dim else 1 for d in range(len(shape))])
     )
@@ -135,7 +137,7 @@ def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagati
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
         return
-    reasons = frozenset().union(*(done.unknown.get(value, frozenset()) for value in operands))
+    reasons = frozenset[str]().union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
         results = _apply(graph, node, number, policy, done.labels)
     except Exception as error:

@@ -47,7 +47,7 @@ def _one(value: Any) -> str:
     if value is None:
         return "?"
     if isinstance(value, float):
-        return "all" if math.isinf(value) else str(int(value)) if value == int(value) else f"{value:g}"
+        return "all" if math.isinf(value) else str(int(value)) if value.is_integer() else f"{value:g}"
     return str(value)
 
 
@@ -119,7 +119,7 @@ class Summary:
         marks: set[str] = set()
         shown = [layer for layer in self.layers if layer.type != "Identity"]
         rows = [self._row(layer, marks) for layer in shown]
-        notes = []
+        notes: list[str] = []
         if "*" in marks:
             notes.append("* sees the whole input by a gate or pooling; shown is the field with gates cut, at this size")
         if "?" in marks:
@@ -186,7 +186,7 @@ class Summary:
 
         A depthwise convolution and the pointwise one that follows it are one row.
         """
-        rows = []
+        rows: list[list[str]] = []
         last: Sequence[float | None] = ()
         for layer in geometry_rows(self.analysis):
             window, before, after = layer.window, layer.before, layer.field

@@ -52,7 +52,7 @@ class Table:
         return "\n".join([*lines, *(["", *notes] if notes else [])])
 
     def _line(self, row: Sequence[str], kept: Sequence[int], widths: Sequence[int]) -> str:
-        cells = []
+        cells: list[str] = []
         for i in kept:
             cell = row[i] if len(row[i]) <= widths[i] else row[i][: widths[i] - 1] + "…"
             cells.append(cell.rjust(widths[i]) if self.columns[i].right else cell.ljust(widths[i]))
@@ -68,9 +68,9 @@ class Table:
     def html(self) -> str:
         """A `<table>`."""
         head = "".join(f"<th>{html.escape(c.title)}</th>" for c in self.columns)
-        body = []
+        body: list[str] = []
         for row in self.rows:
-            cells = []
+            cells: list[str] = []
             for column, cell in zip(self.columns, row, strict=True):
                 indent = len(cell) - len(cell.lstrip()) if not column.right else 0
                 style = "text-align: right" if column.right else f"text-align: left; padding-left: {0.5 + indent / 2}em"

@@ -4,13 +4,18 @@ Every operation passes a ``TorchDispatchMode``, whatever Python control flow led
 shapes and no data, so a network of any size costs no memory, and neither its parameters nor its buffers are touched.
 """
 
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+# torch gives its operators, and what a module keeps of its own, no public names.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +73,13 @@ class ModuleCall:
 class Graph:
     """What one forward pass did. A value is a tensor at one moment: an in-place write makes a new value."""
 
-    nodes: list[Node] = field(default_factory=list)
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    dtypes: list[torch.dtype] = field(default_factory=list)
-    depends: list[bool] = field(default_factory=list)
-    constants: dict[int, Tensor] = field(default_factory=dict)
-    parameters: dict[int, Tensor] = field(default_factory=dict)
-    calls: list[ModuleCall] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list[Node])
+    shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    dtypes: list[torch.dtype] = field(default_factory=list[torch.dtype])
+    depends: list[bool] = field(default_factory=list[bool])
+    constants: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     error: Exception | None = None
@@ -93,7 +98,7 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     """Replace every tensor in nested lists and tuples by `function` of it."""
     if isinstance(tree, Tensor):
         return function(tree)
-    kind = type(tree)
+    kind = type(tree)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every argument
     if kind is list:
         # Most lists are strides and paddings, and ATen does not mix those with tensors.
         return tree if tree and type(tree[0]) is int else [map_tensors(item, function) for item in tree]
@@ -106,7 +111,7 @@ def _collect(tree: Iterable[Any], found: list[Tensor]) -> None:
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (list, tuple)):
-            _collect(item, found)
+            _collect(cast("Sequence[Any]", item), found)
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
@@ -114,10 +119,10 @@ def leaves(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
-        for item in tree:
+        for item in cast("Sequence[Any]", tree):
             yield from leaves(item)
     elif isinstance(tree, dict):
-        for item in tree.values():
+        for item in cast("dict[Any, Any]", tree).values():
             yield from leaves(item)
 
 
@@ -160,7 +165,8 @@ class _Tracer(TorchDispatchMode):
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Sequence[tuple[int, ...]]
     ) -> list[int]:
         depends = any(self.graph.depends[ref.value] for ref in _refs((args, kwargs)))
-        dtype = self.graph.dtypes[args[0].value]
+        first: Ref = args[0]
+        dtype = self.graph.dtypes[first.value]
         return self._record(func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]) -> list[int]:
@@ -211,7 +217,9 @@ class _Tracer(TorchDispatchMode):
         node_args = map_tensors(args, numbered_ref)
         node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()}
         depends = any(self.graph.depends[value] for value in values)
-        outputs = [t for t in (result if isinstance(result, (list, tuple)) else (result,)) if isinstance(t, Tensor)]
+        returned: object = result
+        results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
+        outputs = [t for t in results if isinstance(t, Tensor)]
         if is_inplace_view(func):
             self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
             return result
@@ -310,10 +318,10 @@ def _refs(tree: Any) -> Iterator[Ref]:
     if isinstance(tree, Ref):
         yield tree
     elif isinstance(tree, (list, tuple)):
-        for item in tree:
+        for item in cast("Sequence[Any]", tree):
             yield from _refs(item)
     elif isinstance(tree, dict):
-        for item in tree.values():
+        for item in cast("dict[Any, Any]", tree).values():
             yield from _refs(item)
 
 
@@ -345,7 +353,7 @@ class _Recurrent(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Iterator[None]:
+def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, None, None]:
     """Note which module every operation runs in, by hooks that belong to no module."""
     thread = threading.get_ident()
     graph, stack = tracer.graph, tracer.stack
@@ -376,7 +384,7 @@ def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module | None) -> Iterator[None]:
+def _evaluating(model: nn.Module | None) -> Generator[None, None, None]:
     """Evaluation mode inside, every module's own mode again outside."""
     modes = [(module, module.training) for module in model.modules()] if model is not None else []
     try:
@@ -415,7 +423,8 @@ def trace(
     parameters: dict[int, Tensor] = {}
     buffers: dict[int, Tensor] = {}
     if module is not None:
-        for name, child in module.named_modules():
+        modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules())
+        for name, child in modules:
             names[id(child)] = name
             parameters.update((id(p), p) for p in child._parameters.values() if p is not None)
             buffers.update((id(b), b) for b in child._buffers.values() if b is not None)
