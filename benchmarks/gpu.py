@@ -74,7 +74,8 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
                 "--target-processes",
                 "all",
             ]
-            found.append(Part("memcheck", [*memcheck, *test, "tests/ops/test_gpu.py", "-k", "sanitizer"], 0.3))
+            watched = ["tests/ops/test_gpu.py", "tests/ops/test_gpu_fused.py", "-k", "sanitizer"]
+            found.append(Part("memcheck", [*memcheck, *test, *watched], 0.3))
         return found
     if stage == "kernels":
         # What matters most first: without decisions the blocks take none of the kernels.

@@ -51,7 +51,8 @@ def relative(value, true):
 
 
 def run(convolve, tensors, dy):
-    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    # Not cloned: a clone would be contiguous, whatever the strides.
+    leaves = [t.detach().requires_grad_() for t in tensors]
     y = convolve(*leaves)
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
