@@ -93,8 +93,7 @@ RESULTS = ("out", "dx", "d_depthwise", "d_pointwise", "d_weight1", "d_shift1", "
 
 
 def like_output(given):
-    with ops.backend("torch"):
-        return torch.randn_like(infer(given))
+    return torch.randn_like(infer(given))
 
 
 def equal(found, expected):
@@ -161,6 +160,7 @@ def test_inputs_of_any_strides(machine, poisoned, view, dtype):
     dout = view(torch.randn(2, 16, 9, 9, device=machine.device).to(dtype))
     assert dout.shape == given[0].shape
     found, trained = infer(given), step(given, dout)
+    torch.use_deterministic_algorithms(False)
     # The same numbers in another order in memory are the same to the bit.
     given[0], dout = (t.contiguous(memory_format=torch.channels_last) for t in (given[0], dout))
     if machine.cuda:
