@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 from convblocks import DepthwiseSeparableConv, DilatedDownsample, ops
 from convblocks.layers import _fusion
@@ -388,13 +388,13 @@ def test_the_operators_keep_torchs_rules(machine):
     x, depthwise, pointwise, first, second, *where = given
     rest = [first.eps, second.eps], f"{first.act},{second.act}", *map(list, where)
     tensors = (x, depthwise, pointwise)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.convblocks.depthwise_separable_conv2d.default, (*tensors, first.tensors(), second.tensors(), *rest)
     )
     affine = first.weight, first.shift, second.weight, second.shift
     leaves = [t.requires_grad_() for t in (*tensors, *affine)]
     known = first.mean, first.variance, second.mean, second.variance
-    torch.library.opcheck(torch.ops.convblocks.separable_training.default, (*leaves, *known, [True, False], *rest))
+    library.opcheck(torch.ops.convblocks.separable_training.default, (*leaves, *known, [True, False], *rest))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
