@@ -34,7 +34,7 @@ _current: Backend = "auto"
 class Choice(NamedTuple):
     """The path of one call, and the reason in words.
 
-    Args:
+    Attributes:
         path: `"torch"`; `"triton"`, a kernel for this convolution alone; `"fused"`, one for the whole block.
         reason: why.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 class Stage(NamedTuple):
     """What is done to the result of a convolution, in this order; all of it may be absent.
 
-    Args:
+    Attributes:
         bias: of the convolution, (channels).
         mean: a batch norm's running mean; None where there is no norm.
         variance: its running variance.
