@@ -29,8 +29,7 @@ def load_model(spec: str) -> Callable[..., Any]:
     if not separator or not source or not name:
         raise ValueError(f"MODEL must be {FORMS}, got {spec!r}")
     try:
-        with torch.device("meta"):
-            model = _build(source, name)
+        model = _build(source, name)
     except ImportError as error:
         raise ValueError(f"cannot load {spec!r}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -39,10 +38,12 @@ def load_model(spec: str) -> Callable[..., Any]:
 
 
 def _build(source: str, name: str) -> Any:
+    # Imports stay outside of the meta device: a module's own constants are to be real.
     if source == "timm":
         timm = importlib.import_module("timm")
         try:
-            return timm.create_model(name, pretrained=False)
+            with torch.device("meta"):
+                return timm.create_model(name, pretrained=False)
         except RuntimeError as error:
             raise ValueError(f"timm has no model {name!r}: {error}") from error
     if source == "torchvision":
@@ -50,14 +51,18 @@ def _build(source: str, name: str) -> Any:
         options = {"weights": None}
         if "deeplab" in name or "fcn" in name or "rcnn" in name or "retinanet" in name or "ssd" in name:
             options["weights_backbone"] = None
-        return models.get_model(name, **options)
+        with torch.device("meta"):
+            return models.get_model(name, **options)
     module = _from_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
             raise ValueError(f"{source} has no {name!r}")
         found = getattr(found, part)
-    return found if isinstance(found, nn.Module) else cast("Callable[[], Any]", found)()
+    if isinstance(found, nn.Module):
+        return found
+    with torch.device("meta"):
+        return cast("Callable[[], Any]", found)()
 
 
 def _from_file(path: Path) -> Any:

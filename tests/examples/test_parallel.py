@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import parallel
@@ -31,10 +32,23 @@ WORDS = (
 NETWORK = ("--model", "test_convnext", "--lr", "0.02", "--epochs", "3")
 
 
+STARTED: "list[subprocess.Popen[str]]" = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Ends what a failed test left running, and closes its pipes."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def torchrun(tmp_path: Path, *words: str, restarts: int = 0) -> "subprocess.Popen[str]":
     paths = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, f"--max-restarts={restarts}", str(SCRIPT), "--run-dir", str(tmp_path), *WORDS, *words],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -42,6 +56,8 @@ def torchrun(tmp_path: Path, *words: str, restarts: int = 0) -> "subprocess.Pope
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def wait_for(process: "subprocess.Popen[str]", words: str) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,22 @@ import torch
 SCRIPT = Path(__file__).parents[2] / "examples" / "cifar10" / "train.py"
 
 
+STARTED: "list[subprocess.Popen[str]]" = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Ends what a failed test left running, and closes its pipes."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def start(tmp_path: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
     paths = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--run-dir", str(tmp_path / "runs"), *words],
         cwd=tmp_path,
         # Two threads on a machine busy with other things wait for each other more than they compute.
@@ -27,6 +41,8 @@ def start(tmp_path: Path, *words: str, **environment: str) -> "subprocess.Popen[
         # A group of its own, so that a signal can go to the script and its workers as Ctrl-C does.
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
