@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 # Both before anything reads them, and for the scripts that tests start: a test machine has no screen, and on tensors as
 # small as a test's more threads than one only wait for each other.
@@ -17,6 +18,14 @@ hypothesis.settings.load_profile("convblocks")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _precision() -> Iterator[None]:
+    """Benchmarks set for the whole process in what float32 is computed, which decides what our kernels take."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
