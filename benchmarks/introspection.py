@@ -1,6 +1,6 @@
 """Hold receptive fields to the gradient on all of timm, and time the introspection against other tools.
 
-    python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16] [--again]   # goes on where it stopped
+    python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16] [--again] [--retry]   # goes on where it stopped
     python benchmarks/introspection.py speed
     python benchmarks/introspection.py table   # the times in Markdown
 
@@ -17,10 +17,12 @@ import logging
 import os
 import platform
 import resource
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,6 @@ from convblocks.introspect.summary import summary  # noqa: E402  (after the path
 from convblocks.introspect.tracing import trace  # noqa: E402  (after the path)
 
 RESULTS = Path(__file__).resolve().parent / "results"
-COMMAND = "python benchmarks/introspection.py sweep --minutes 90 --strides 8,16"
-MINUTES, GIGABYTES = 1, 8
 SHOWN = ("status", "size", "why", "error", "macs_equal", "field_seconds", "summary_seconds", "gradient_seconds")
 
 
@@ -116,19 +116,29 @@ def sort_out(name: str, option: dict[str, int], known: dict[str, Any]) -> dict[s
     return {"model": name, **option, "convolutional": False, "status": "not convolutional"}
 
 
-def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str, int], known: Any) -> dict[str, Any]:
-    """What the function makes of the model in a process of its own.
+@dataclass(frozen=True)
+class Limits:
+    """What one model may take: minutes of processor time, and 2^30 bytes of memory."""
 
-    It may take `MINUTES` of processor time and `GIGABYTES` of memory.
-    """
+    minutes: int
+    gigabytes: int
+
+    def __str__(self) -> str:
+        return f"{self.minutes} min of processor time or {self.gigabytes} GB"
+
+
+def limited(
+    function: Callable[..., dict[str, Any]], name: str, option: dict[str, int], known: Any, limits: Limits
+) -> dict[str, Any]:
+    """What the function makes of the model in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         data = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        most = data + GIGABYTES * 2**30
+        most = data + limits.gigabytes * 2**30
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-        resource.setrlimit(resource.RLIMIT_CPU, (60 * MINUTES, 60 * MINUTES + 5))
+        resource.setrlimit(resource.RLIMIT_CPU, (60 * limits.minutes, 60 * limits.minutes + 5))
         try:
             record = function(name, option, known)
         except Exception as error:
@@ -144,26 +154,29 @@ def limited(function: Callable[..., dict[str, Any]], name: str, option: dict[str
     os.waitpid(child, 0)
     if text:
         return json.loads(text)
-    why = f"the process ended: more than {MINUTES} minute of processor time or {GIGABYTES} GB"
-    return {"model": name, **option, "status": "not compared", "why": why}
+    return {"model": name, **option, "status": "not compared", "why": f"the process ended: more than {limits}"}
 
 
-def sweep(minutes: float, strides: list[int], again: bool) -> None:
+def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, retry: bool) -> None:
     """Compare as many models as fit the time; the file holds those of earlier runs.
 
-    `again` asks for our answers anew, and compares them to what the gradient said before.
+    `again` asks for our answers anew, and compares them to what the gradient said before; `retry` takes up those that
+    could not be compared.
     """
     path = RESULTS / "introspection_sweep.json"
     before = json.loads(path.read_text())["records"] if path.exists() else {}
     done = {} if again else dict(before)
+    if retry:
+        done = {key: row for key, row in done.items() if row["status"] not in ("not compared", "error")}
     until = time.monotonic() + 60 * minutes
+    command = shlex.join(["python", "benchmarks/introspection.py", *sys.argv[1:]])
 
     def turn(name: str, stride: int | None, function: Callable[..., dict[str, Any]]) -> None:
         option = {} if stride is None else {"output_stride": stride}
         key = name if stride is None else f"{name}@{stride}"
         if time.monotonic() < until:
-            done[key] = limited(function, name, option, before.get(key, {})) | {"file": file_of(name)}
-            write(path, {"command": COMMAND, "machine": machine(), "totals": totals(done), "records": done})
+            done[key] = limited(function, name, option, before.get(key, {}), limits) | {"file": file_of(name)}
+            write(path, {"command": command, "machine": machine(), "totals": totals(done), "records": done})
             print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
 
     for stride in (None, *strides):
@@ -336,10 +349,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
     parser.add_argument("--again", action="store_true", help="answer anew, compare to the gradients on record")
+    parser.add_argument("--retry", action="store_true", help="take up what could not be compared within its limits")
+    parser.add_argument("--minutes-each", type=int, default=1, help="processor time of one model")
+    parser.add_argument("--gigabytes", type=int, default=8, help="memory of one model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.task == "sweep":
-        sweep(options.minutes, [int(part) for part in options.strides.split(",") if part], options.again)
+        strides = [int(part) for part in options.strides.split(",") if part]
+        limits = Limits(options.minutes_each, options.gigabytes)
+        sweep(options.minutes, strides, limits, again=options.again, retry=options.retry)
     elif options.task == "speed":
         speed()
     else:
