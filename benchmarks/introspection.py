@@ -1,6 +1,6 @@
 """Hold receptive fields to the gradient on all of timm, and time the introspection against other tools.
 
-    python benchmarks/introspection.py sweep [--minutes 60] [--strides 8,16] [--again] [--retry]   # goes on where it stopped
+    python benchmarks/introspection.py sweep --minutes 60 --strides 8,16   # goes on where it stopped; see --help
     python benchmarks/introspection.py speed
     python benchmarks/introspection.py table   # the times in Markdown
 
