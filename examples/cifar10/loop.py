@@ -73,8 +73,14 @@ class Loop:
             at = ", already finished"
         print(f"results   {self.folder.path}{at}", flush=True)
 
-    def go(self, batches: Batches, val: ImageSet, test: ImageSet) -> int:
+    def go(self, batches: Batches, val: ImageSet, test: ImageSet, *, views: bool = True) -> int:
         """Train to the last epoch, or until a signal asks to stop.
+
+        Args:
+            batches: Training images.
+            val: Held-out images, classified after each epoch.
+            test: Test images, the same.
+            views: Classify those with test-time augmentation too, after the last epoch.
 
         Returns:
             The exit status: 0, or 130 after a signal.
@@ -99,7 +105,7 @@ class Loop:
                         print(_epoch_line(row, epochs), flush=True)
                 if start[0] < epochs:
                     self._save()
-                averaged = self._test_time_augmentation(test, stop)
+                averaged = self._test_time_augmentation(test, stop) if views else {}
             except Interrupted:
                 run.gather()
                 self._save()
@@ -113,8 +119,8 @@ class Loop:
         return 0
 
     def _test_time_augmentation(self, test: ImageSet, stop: StopRequest) -> dict[str, dict[str, float]]:
-        """Figures of the last epoch with test-time augmentation, where a mirrored image is one of its class."""
-        if not self.config["mirrored"] or not self.run.parallel.first:
+        """Figures of the last epoch with test-time augmentation."""
+        if not self.run.parallel.first:
             return {}
         found = {kind: self.run.evaluate(test, stop, kind) for kind in views.NAMES[1:]}
         return {kind: {"test_loss": round(loss, 4), "test_acc": round(acc, 4)} for kind, (loss, acc) in found.items()}

@@ -154,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
         help="between two checkpoints at least; they are written between two epochs (default: 5)",
     )
     results.add_argument(
+        "--test-time-augmentation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="at the end classify mirrored and shifted test images too (default: do)",
+    )
+    results.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,

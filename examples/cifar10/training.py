@@ -132,7 +132,8 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
         run.load_state(state)
     loop = Loop(run, folder, identity, config, arguments.save_every)
     loop.start(dataset.classes, batches, resumed=resume)
-    status = loop.go(batches, val_set, dataset.test)
+    views = arguments.test_time_augmentation and dataset.mirrored
+    status = loop.go(batches, val_set, dataset.test, views=views)
     if status == 0 and arguments.report and job.first:
         _report(path, None if dataset.name == sources.DIGITS else arguments.data_dir, device)
     return status

@@ -526,6 +526,12 @@ def test_test_time_augmentation_is_noted_apart(train: Train, tmp_path: Path) -> 
     assert metrics["last_epoch"]["test_acc"] == pytest.approx(float(log(tmp_path / "run")[-1]["test_acc"]), rel=1e-4)
 
 
+def test_test_time_augmentation_can_be_left_out(train: Train, tmp_path: Path) -> None:
+    """On a CPU the views can take longer than an epoch."""
+    assert train("--no-test-time-augmentation", epochs=1) == 0
+    assert "test_time_augmentation" not in read(tmp_path / "run" / "metrics.json")
+
+
 def test_checkpoint_holds_what_its_network_is(train: Train, tmp_path: Path) -> None:
     """last.pt alone is enough, as best.pt is."""
     assert train(epochs=1) == 0
