@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ import platform
 import resource
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +38,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
 from timm_oracle import answer, build, gradient, is_convolutional, judge  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
+from benchmarks.timing import cpu_name  # noqa: E402  (after the path)
 from convblocks.introspect.receptive_field import receptive_field  # noqa: E402  (after the path)
 from convblocks.introspect.summary import summary  # noqa: E402  (after the path)
 from convblocks.introspect.tracing import trace  # noqa: E402  (after the path)
@@ -50,7 +53,15 @@ def machine() -> dict[str, str]:
         "timm": timm.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": cpu_name(),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The last commit that changed what answers or judges."""
+    words = ["git", "log", "-1", "--format=%h", "--", "convblocks/introspect", "tests/introspect/*oracle.py"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def names() -> list[str]:
@@ -160,12 +171,13 @@ def limited(
 def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, retry: bool) -> None:
     """Compare as many models as fit the time; the file holds those of earlier runs.
 
-    `again` asks for our answers anew, and compares them to what the gradient said before; `retry` takes up those that
-    could not be compared.
+    `again` asks anew for the answers of another commit, and compares them to what the gradient said before; `retry`
+    takes up those that could not be compared.
     """
     path = RESULTS / "introspection_sweep.json"
     before = json.loads(path.read_text())["records"] if path.exists() else {}
-    done = {} if again else dict(before)
+    done, code = dict(before), commit()
+    due = {key for key, row in done.items() if again and row.get("commit") != code}
     if retry:
         done = {key: row for key, row in done.items() if row["status"] not in ("not compared", "error")}
     until = time.monotonic() + 60 * minutes
@@ -175,14 +187,15 @@ def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, re
         option = {} if stride is None else {"output_stride": stride}
         key = name if stride is None else f"{name}@{stride}"
         if time.monotonic() < until:
-            done[key] = limited(function, name, option, before.get(key, {}), limits) | {"file": file_of(name)}
+            about = {"file": file_of(name), "commit": code}
+            done[key] = limited(function, name, option, before.get(key, {}), limits) | about
             write(path, {"command": command, "machine": machine(), "totals": totals(done), "records": done})
             print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
 
     for stride in (None, *strides):
         for name in names():
-            new = (name if stride is None else f"{name}@{stride}") not in done
-            if new and (stride is None or takes_stride(name, stride, done)):
+            key = name if stride is None else f"{name}@{stride}"
+            if (key not in done or key in due) and (stride is None or takes_stride(name, stride, done)):
                 turn(name, stride, sort_out)
     # The others have no gradient to be held to, but they cost time, and their operations have MACs.
     for name in names():
@@ -204,7 +217,10 @@ def takes_stride(name: str, stride: int, records: dict[str, dict[str, Any]]) -> 
 
 def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     rows = {key: row for key, row in records.items() if row.get("convolutional") or row["status"] == "not compared"}
-    default = [row for key, row in rows.items() if "@" not in key and "field_seconds" in row]
+    code = commit()
+    # Times are of one code, and so of one machine.
+    timed = [row for key, row in records.items() if row.get("commit") == code and "field_seconds" in row]
+    default = [row for row in timed if row.get("convolutional")]
 
     def having(status: str) -> list[str]:
         return [key for key, row in rows.items() if row["status"] == status]
@@ -215,6 +231,7 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "convolutional": sum("@" not in key for key in rows),
         "files of convolutional ones": len({row["file"] for row in rows.values()}),
         "variants by output stride": sum("@" in key for key in rows),
+        "answered by another commit": sum(row.get("commit") != code for row in records.values()),
         "equal to the gradient": len(having("equal")),
         "different": having("different"),
         "unknown": having("unknown"),
@@ -224,9 +241,7 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "parameters different": [key for key, row in records.items() if row.get("parameters_equal") is False],
         "median field seconds": statistics.median(row["field_seconds"] for row in default) if default else None,
         "slowest summaries": {
-            row["model"]: row["summary_seconds"]
-            for row in sorted(records.values(), key=lambda row: -row.get("summary_seconds", 0))[:5]
-            if "summary_seconds" in row
+            row["model"]: row["summary_seconds"] for row in sorted(timed, key=lambda row: -row["summary_seconds"])[:5]
         },
     }
 
@@ -348,7 +363,7 @@ def main() -> None:
     parser.add_argument("task", choices=["sweep", "speed", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
-    parser.add_argument("--again", action="store_true", help="answer anew, compare to the gradients on record")
+    parser.add_argument("--again", action="store_true", help="answer anew what another commit answered")
     parser.add_argument("--retry", action="store_true", help="take up what could not be compared within its limits")
     parser.add_argument("--minutes-each", type=int, default=1, help="processor time of one model")
     parser.add_argument("--gigabytes", type=int, default=8, help="memory of one model")

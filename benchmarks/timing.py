@@ -128,7 +128,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the model that Linux names, with the instructions that decide the speed of bfloat16."""
+    """Return the model that Linux names, which can be a family, with the instructions that decide its speed."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -136,4 +136,6 @@ def cpu_name() -> str:
     named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     has = set(named.get("flags", "").split())
     fast = [words for flag, words in (("avx512_bf16", "AVX512_BF16"), ("amx_bf16", "AMX")) if flag in has]
+    if not fast:
+        fast = [words for flag, words in (("avx512f", "AVX512"), ("avx2", "AVX2")) if flag in has][:1]
     return " ".join([named.get("model name") or platform.processor() or platform.machine(), *fast])
