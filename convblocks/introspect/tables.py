@@ -62,7 +62,7 @@ class Table:
         """A pipe table."""
         lines = ["| " + " | ".join(c.title for c in self.columns) + " |"]
         lines.append("|" + "|".join("---:" if c.right else "---" for c in self.columns) + "|")
-        lines += ["| " + " | ".join(cell.strip().replace("|", "\\|") for cell in row) + " |" for row in self.rows]
+        lines += ["| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in self.rows]
         return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
     def html(self) -> str:
@@ -78,3 +78,10 @@ class Table:
             body.append(f"<tr>{''.join(cells)}</tr>")
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{notes}"
+
+
+def _markdown_cell(cell: str) -> str:
+    """Markdown drops leading spaces, and the nesting of layers with them: hard spaces stay."""
+    text = cell.strip()
+    indent = len(cell.rstrip()) - len(text)
+    return "&nbsp;" * indent + text.replace("|", "\\|")

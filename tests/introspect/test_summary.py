@@ -131,3 +131,12 @@ def test_text_fits_its_width_and_depth_cuts() -> None:
     assert len(summary(networks.era_s9(), (3, 32, 32), depth=1).layers) < 12
     assert "| 199,562 |" in table.markdown()
     assert table.html().count("<tr>") == len(table.table().rows) + 1
+
+
+def test_markdown_keeps_the_nesting() -> None:
+    lines = summary(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3))), (3, 32, 32)).markdown().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == [
+        "Sequential",
+        "&nbsp;&nbsp;0",
+        "&nbsp;&nbsp;&nbsp;&nbsp;0",
+    ]
