@@ -96,13 +96,9 @@ class Local:
         raise NoRule("a reduction whose length at the original size is not known")
 
 
-def refs_of(node: Node) -> Iterator[int]:
+def refs_of(node: Node) -> tuple[int, ...]:
     """The tensors among the arguments of a node."""
-    for item in (*node.args, *node.kwargs.values()):
-        refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
-        for ref in refs:
-            if isinstance(ref, Ref):
-                yield ref.value
+    return node.operands
 
 
 def find_rule(func: Any, op: str) -> Rule | None:
@@ -133,7 +129,7 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
 
 
 def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
-    operands = list(refs_of(node))
+    operands = refs_of(node)
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -149,17 +150,26 @@ class Call:
         At the border that matters for border units alone; a gap between others (a transposed convolution) matters
         anywhere.
         """
-        empty = (taps >= length).all(1)
-        if self.policy.exact_borders:
-            return bool(empty.any())
-        filled = (~empty).nonzero().flatten()
-        return len(filled) > 0 and bool(empty[int(filled[0]) : int(filled[-1])].any())
+        anywhere, between = _gaps(taps, length)
+        return anywhere if self.policy.exact_borders else between
 
     def tidy(self, labels: Labels, dims: Sequence[int]) -> Labels:
         """Shorten dimensions along which nothing varies any more."""
         if labels.parts is not None and labels.parts.dim not in dims:
             return labels.per_part(lambda part: self.tidy(part, dims))
         return labels.map(lambda data: compress(data, dims))
+
+
+@lru_cache(maxsize=1024)
+def _gaps(taps: Tensor, length: int) -> tuple[bool, bool]:
+    """Whether some window reads padding alone, and whether one does so between others that do not.
+
+    Tables of taps are kept and found again by their identity, as tensors are.
+    """
+    empty = (taps >= length).all(1)
+    filled = (~empty).nonzero().flatten()
+    between = len(filled) > 0 and bool(empty[int(filled[0]) : int(filled[-1])].any())
+    return bool(empty.any()), between
 
 
 def spread(values: Any, count: int) -> list[Any]:

@@ -47,6 +47,20 @@ class Node:
     outputs: tuple[int, ...]
     call: int
     _arguments: dict[str, Any] | None = None
+    _operands: tuple[int, ...] | None = None
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """The values among the arguments; asked for again and again, by every axis."""
+        if self._operands is None:
+            found: list[int] = []
+            for item in (*self.args, *self.kwargs.values()):
+                if isinstance(item, Ref):
+                    found.append(item.value)
+                elif isinstance(item, (list, tuple)):
+                    found += [ref.value for ref in cast("Sequence[Any]", item) if isinstance(ref, Ref)]
+            self._operands = tuple(found)
+        return self._operands
 
     @property
     def arguments(self) -> dict[str, Any]:
