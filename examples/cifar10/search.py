@@ -155,8 +155,6 @@ def search(protocol: Protocol, data_dir: Path, path: Path, names: list[str], wor
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256(),
         "held_out": len(held_set),
-        "hardware": environment.hardware(protocol.device),
-        "versions": environment.versions(),
     }
     found: dict[str, Any] = {}
     if path.exists():
@@ -165,9 +163,12 @@ def search(protocol: Protocol, data_dir: Path, path: Path, names: list[str], wor
             if before[key] != head[key]:
                 raise SystemExit(f"search.py: error: {path} is of another {key}: {before[key]}, not {head[key]}")
         head, found = {key: before[key] for key in head}, before["candidates"]
+    # Each candidate's own: a file that goes on later may go on elsewhere.
     how = {
         "command": shlex.join(["python", "examples/cifar10/search.py", *words]),
         "commit": environment.git_commit(),
+        "hardware": environment.hardware(protocol.device),
+        "versions": environment.versions(),
     }
     for name in names:
         if name in found:

@@ -77,6 +77,17 @@ def test_a_search_goes_on_where_it_stopped(run) -> None:
     assert [both["candidates"]["two"][key] for key in same] == [first["candidates"]["one"][key] for key in same]
 
 
+def test_a_candidate_says_where_it_was_measured(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run("one")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(search.environment, "hardware", lambda device: {"cpu": "another"})
+        both = run("one", "two")
+    assert both["candidates"]["two"]["hardware"] == {"cpu": "another"}
+    assert both["candidates"]["one"] == first["candidates"]["one"]
+    assert first["candidates"]["one"]["hardware"] == search.environment.hardware("cpu")
+    assert first["candidates"]["one"]["versions"] == search.environment.versions()
+
+
 def test_a_file_of_another_protocol_is_refused(run) -> None:
     run("one")
     with pytest.raises(SystemExit, match="is of another protocol"):
