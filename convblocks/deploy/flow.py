@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from convblocks.deploy.reads import Reads
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.operations import bind
+from convblocks.introspect.operations import bind, is_view
 from convblocks.introspect.tracing import Node, trace
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
@@ -29,7 +30,8 @@ class Flow:
 
     def __init__(self, model: nn.Module, input_size: Sequence[int]) -> None:
         parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-        graph = trace(model, [(1, *input_size)], [torch.float32 if parameter is None else parameter.dtype])
+        with Reads() as reads:
+            graph = trace(model, [(1, *input_size)], [torch.float32 if parameter is None else parameter.dtype])
         if graph.error is not None:
             at = f" in {graph.error_at}" if graph.error_at else ""
             raise ValueError(
@@ -49,6 +51,12 @@ class Flow:
             for value in set(self.refs(node)):
                 self._readers[value].append(node)
             self._makers |= dict.fromkeys(node.outputs, node)
+        self._order = {id(node): at for at, node in enumerate(graph.nodes)}
+        outputs = {id(self.graph.parameters[value]) for value in graph.outputs if value in graph.parameters}
+        tensors = {id(m): (*m.parameters(recurse=False), *m.buffers(recurse=False)) for m in model.modules()}
+        self._read_elsewhere = {
+            module for module, own in tensors.items() if any(reads.counts[id(t)] + (id(t) in outputs) > 1 for t in own)
+        }
 
     def module(self, node: Node) -> nn.Module | None:
         """The module whose forward ran the operation itself."""
@@ -77,6 +85,24 @@ class Flow:
             return "its input is also an output of the network"
         return readers[0] if len(readers) == 1 else f"its input is read by {len(readers)} operations"
 
+    def written_between(self, first: Node, value: int, module: nn.Module) -> bool:
+        """Whether the memory of `value` is written after `first` read it and before the layer `module` ran.
+
+        Where a layer is left out, the next one reads the memory itself, and no copy from before the write.
+        """
+        last = max(at for at, node in enumerate(self.graph.nodes) if self.module(node) is module)
+        memory = self._memory(value)
+        between = self.graph.nodes[self._order[id(first)] + 1 : last]
+        return any(_writes(node) and self._memory(self.refs(node)[0]) == memory for node in between if self.refs(node))
+
+    def _memory(self, value: int) -> int:
+        """The first value that stood in the memory of this one."""
+        node = self.maker(value)
+        while node is not None and (_writes(node) or is_view(node.func)):
+            value = self.input(node)
+            node = self.maker(value)
+        return value
+
     def weight_of(self, node: Node, module: nn.Module) -> bool:
         """Whether a convolution reads the parameter `module.weight` itself, and not something made from it."""
         ref, weight = node.args[1], self._weights[id(module)]
@@ -90,6 +116,8 @@ class Flow:
             return "stands in the network under several names"
         if any(id(p) in self._shared for p in module.parameters(recurse=False)):
             return "shares a parameter with another module"
+        if id(module) in self._read_elsewhere:
+            return "has a parameter or buffer that another operation reads too"
         if parametrize.is_parametrized(module):
             return "is parametrised"
         if has_hooks(module):
@@ -117,6 +145,11 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether something watches the calls of a module, and would miss them."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(vars(module)[kind] for kind in kinds)
+
+
+def _writes(node: Node) -> bool:
+    """Whether an operation writes into its first argument."""
+    return node.op.endswith("_") or node.op == "scatter_into_view"
 
 
 def _refs(tree: Any) -> list[Ref]:

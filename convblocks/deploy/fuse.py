@@ -38,7 +38,8 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
 
     What may be folded is read off the operations of one forward pass, not off the layout of the modules: it works on
     any network. A convolution whose output is read twice, shared weights, a norm used twice, hooks and parametrisations
-    are left alone, with the reason in the report. The arithmetic is float64.
+    are left alone, with the reason in the report. The arithmetic is float64. The pass is of one image: a network that
+    asks for the size of its batch to decide what it does is folded as it runs for one.
 
     Args:
         model: any network in evaluation mode; it is not changed.
@@ -49,7 +50,7 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
 
     Raises:
         ValueError: the network is in training mode (batch norm is no fixed function there), or does not run on
-            `input_size`.
+            `input_size`, or its forward pass reads attributes of a norm that would be folded.
 
     Examples:
         >>> import convblocks as cb
@@ -65,15 +66,35 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
     training = [name or "the network itself" for name, module in named_modules(model) if module.training]
     if training:
         raise ValueError(f"model must be in evaluation mode, but {training[0]} is in training mode: call model.eval()")
-    fused = copy.deepcopy(model)
+    fused = _copied(model)
     report = FusionReport()
     with torch.no_grad():
-        while _fold_norms(fused, flow := Flow(fused, input_size), report) or branches.absorb(fused, flow, report):
-            pass
-        while _merge_one(fused, Flow(fused, input_size), report):
-            pass
-        _drop_idle(fused, Flow(fused, input_size), report)
+        flow = Flow(fused, input_size)
+        while _fold_norms(fused, flow, report) or branches.absorb(fused, flow, report):
+            flow = _after_change(fused, input_size)
+        while _merge_one(fused, flow, report):
+            flow = _after_change(fused, input_size)
+        _drop_idle(fused, flow, report)
     return fused, report
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also where hooks of the older weight norm or of pruning keep a weight that they compute."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        computed = [v for v in vars(module).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
+        memo |= {id(tensor): tensor.detach().clone() for tensor in computed}
+    return copy.deepcopy(model, memo)
+
+
+def _after_change(model: nn.Module, input_size: Sequence[int]) -> Flow:
+    try:
+        return Flow(model, input_size)
+    except ValueError as error:
+        raise ValueError(
+            f"the network cannot be fused: its forward pass reads attributes of a module that would go, such as the "
+            f"num_features of a norm: {error}"
+        ) from error
 
 
 def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> bool:
@@ -117,6 +138,8 @@ def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> list[fol
         found, put = places.after(flow, node.outputs[0], scale, shift), fold.before
         if isinstance(found, str):
             return f"{why_not_before}; {found}"
+        if any(flow.written_between(node, flow.input(node), place.layer) for place in found):
+            return f"{why_not_before}; its input is written over before the convolution after it reads it"
     for place in found:
         put(*place)
     replace(model, flow.names[id(norm)], rest)
@@ -165,7 +188,9 @@ def _mergeable(flow: Flow, node: Node, reader: Node, first: fold.Conv, second: f
     plain = not any(cast("Sequence[int]", one["padding"])) and not (one["transposed"] or two["transposed"])
     exact = first.bias is None or not any(cast("Sequence[int]", two["padding"]))
     before = sum(p.numel() for conv in (first, second) for p in conv.parameters(recurse=False))
-    return pointwise and plain and exact and second.groups == 1 and fold.merged_parameters(first, second) <= before
+    smaller = fold.merged_parameters(first, second) <= before
+    same = not flow.written_between(node, flow.input(node), second)
+    return pointwise and plain and exact and smaller and same and second.groups == 1
 
 
 def _drop_idle(model: nn.Module, flow: Flow, report: FusionReport) -> None:

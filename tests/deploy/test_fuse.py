@@ -1,6 +1,8 @@
 """fuse gives the same output with fewer operations, and leaves alone what cannot be folded, with the reason."""
 
 import copy
+import pickle
+import warnings
 from functools import partial
 
 import networks
@@ -9,7 +11,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise
 from convblocks.deploy import fuse
@@ -127,6 +129,13 @@ def hooked(module):
 def sharing(first, second):
     second.weight = first.weight
     return second
+
+
+def computed(parametrise, module):
+    """A module whose weight is made by a hook, as torch's older functions do, which warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return parametrise(module)
 
 
 FOLDED = {
@@ -295,6 +304,39 @@ KEPT = {
         lambda: Functional(lambda self, x: (y := self.a(x), self.b(y), y.add_(1))[1] + y, a=conv(), b=norm()),
         "read by 2 operations",
     ),
+    "weight of the convolution read elsewhere": (
+        lambda: Functional(lambda m, x: m.n(m.a(x)) * m.a.weight.sum(), a=conv(), n=norm()),
+        "has a parameter or buffer that another operation reads too",
+    ),
+    "bias of the convolution read elsewhere": (
+        lambda: Functional(lambda m, x: m.n(m.a(x)) + m.a.bias.view(1, 4, 1, 1), a=conv(), n=norm()),
+        "has a parameter or buffer that another operation reads too",
+    ),
+    "weight of the norm read elsewhere": (
+        lambda: Functional(lambda m, x: m.n(m.a(x)) * m.n.weight.sum(), a=conv(), n=norm()),
+        "has a parameter or buffer that another operation reads too",
+    ),
+    "statistics of the norm read elsewhere": (
+        lambda: Functional(lambda m, x: m.n(m.a(x)) + m.n.running_mean.view(1, 4, 1, 1), a=conv(), n=norm()),
+        "has a parameter or buffer that another operation reads too",
+    ),
+    "its input is written over before the convolution runs": (
+        lambda: Functional(lambda m, x: (y := x.relu(), z := m.n(y), y.add_(5), m.a(z))[3], a=conv(), n=norm()),
+        "its input is written over before the convolution after it reads it",
+    ),
+    "its input is written over through a view": (
+        lambda: Functional(lambda m, x: (y := x.relu(), z := m.n(y), y[:, :1].add_(5), m.a(z))[3], a=conv(), n=norm()),
+        "its input is written over before the convolution after it reads it",
+    ),
+    "older weight norm": (lambda: nn.Sequential(computed(nn.utils.weight_norm, conv()), norm()), "makes its weight"),
+    "pruned": (
+        lambda: nn.Sequential(prune.l1_unstructured(conv(), "weight", 0.5), norm()),
+        "makes its weight anew",
+    ),
+    "pruned bias": (
+        lambda: nn.Sequential(prune.l1_unstructured(conv(), "bias", 1), norm()),
+        "has a parameter or buffer that another operation reads too",
+    ),
 }
 
 
@@ -434,6 +476,60 @@ def test_a_container_that_is_indexed_keeps_its_places():
     fused, _ = fuse(model, (4, 9, 9))
     assert isinstance(fused.get_submodule("parts.3"), nn.ReLU)
     assert fused(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 7, 7)
+
+
+def test_a_pair_stays_where_its_input_is_written_over_between_the_two():
+    model = Functional(lambda m, x: (y := x.relu(), z := m.a(y), y.add_(5), m.b(z))[3], a=conv(1), b=conv())
+    assert check_same(model).merged == []
+
+
+def test_a_write_after_the_convolution_is_no_obstacle():
+    model = Functional(lambda m, x: (y := x.relu(), m.a(m.n(y)), y.add_(5))[1], a=conv(), n=norm())
+    assert check_same(model).folded == 1
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda m, x: m.n(m.a(x)) * m.n.num_features, lambda m, x: m.b(m.a(x)) * m.a.out_channels]
+)
+def test_a_network_that_reads_attributes_of_what_would_go_is_refused(forward):
+    model = Functional(forward, a=conv(1), b=conv(), n=norm()).eval()
+    with pytest.raises(ValueError, match="cannot be fused: its forward pass reads attributes"):
+        fuse(model, (4, 9, 9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_and_moves_by_its_rounding(dtype):
+    model = shaken(nn.Sequential(conv(), norm(), nn.ReLU(), conv())).to(dtype)
+    fused, report = fuse(model, (4, 9, 9))
+    x = torch.randn(2, 4, 9, 9, dtype=dtype)
+    assert report.folded == 1
+    assert {parameter.dtype for parameter in fused.parameters()} == {dtype}
+    limit = 8 * torch.finfo(dtype).eps
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=limit, atol=limit)
+
+
+def test_outputs_in_a_mapping_and_a_wrapped_network():
+    inner = Functional(lambda m, x: {"folded": m.n(m.a(x)), "input": [x]}, a=conv(), n=norm())
+    model = shaken(nn.DataParallel(inner)).double()
+    fused, report = fuse(model, (4, 9, 9))
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    assert report.into == {"module.n": "module.a"}
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_fused_can_be_copied_and_pickled():
+    fused, _ = fuse(shaken(nn.Sequential(conv(1), norm(), nn.Dropout(), conv())), (4, 9, 9))
+    x = torch.randn(2, 4, 9, 9)
+    for again in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert torch.equal(again(x), fused(x))
+
+
+def test_a_network_that_decides_by_values_is_refused():
+    model = Functional(lambda m, x: m.n(m.a(x)) if x.sum() > 0 else m.a(x), a=conv(), n=norm()).eval()
+    with pytest.raises(ValueError, match="asks for the value of a tensor"):
+        fuse(model, (4, 9, 9))
 
 
 def test_channels_last_stays():
