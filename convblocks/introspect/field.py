@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from convblocks.introspect.labels import Labels, hull_of_parts
@@ -84,7 +85,7 @@ def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisFie
     first, last = int(places[0]), int(places[-1])
     low, high = lo[first : last + 1].clone(), hi[first : last + 1].clone()
     size = int((high - low + 1)[inside[first : last + 1]].max())
-    for period in range(1, min(MAX_PERIOD, (len(low) - 1) // 2) + 1):
+    for period in _periods(low, high):
         step = low[period:] - low[:-period]
         if bool((step == step[0]).all()) and bool((high[period:] - high[:-period] == step[0]).all()):
             jump = int(step[0]) / period
@@ -93,6 +94,17 @@ def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisFie
                 return AxisField(size, jump, None, period)
             return AxisField(size, jump, (int(lo[unit]) + int(hi[unit])) / 2 - unit * jump, period)
     return AxisField(size)
+
+
+def _periods(low: Tensor, high: Tensor) -> list[int]:
+    """The periods that may fit, judged where the pattern changes: few are left to be tried on all units."""
+    steps = torch.stack((low.diff(), high.diff()))
+    longest = min(MAX_PERIOD, (len(low) - 1) // 2)
+    changes = (steps != steps[:, :1]).any(0).nonzero().flatten()[:MAX_PERIOD, None]
+    shifted = changes + torch.arange(1, longest + 1)
+    beyond = shifted >= steps.shape[1]
+    same = (steps[:, shifted.clamp(max=steps.shape[1] - 1)] == steps[:, changes]).all(0)
+    return [int(i) + 1 for i in (same | beyond).all(0).nonzero().flatten()]
 
 
 def shows_all(labels: Labels, length: int) -> bool:

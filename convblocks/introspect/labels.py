@@ -318,6 +318,21 @@ def gather(data: Tensor, dim: int, taps: Tensor) -> Tensor:
     return windows.amin(axis + 1)
 
 
+def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """What `gather` gives for the table of `window_taps`, by strided views: no element is looked up by its number."""
+    axis = dim + 1
+    length = data.shape[axis]
+    affordable([*data.shape[1:axis], max(out, length), *data.shape[axis + 1 :]])
+    beyond = (out - 1) * stride + (kernel - 1) * dilation + 1 - padding - length
+    border = nothing_like(data.narrow(axis, 0, 1))
+    around = [border.expand([*data.shape[:axis], n, *data.shape[axis + 1 :]]) for n in (padding, max(beyond, 0))]
+    data = torch.cat((around[0], data, around[1]), axis)
+    ends = (out - 1) * stride + 1
+    taps = [data.narrow(axis, at, ends) for at in range(0, kernel * dilation, dilation)]
+    first, *others = (tap[(slice(None),) * axis + (slice(None, None, stride),)] for tap in taps)
+    return reduce(torch.minimum, others, first)
+
+
 def constant_along(data: Tensor, axis: int) -> bool:
     """Whether the array does not vary along `axis`."""
     return data.shape[axis] == 1 or bool((data == data.narrow(axis, 0, 1)).all())

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import Labels, affordable, compress, gather, union
+from convblocks.introspect.labels import Labels, affordable, compress, gather, slide, union, window_taps
 from convblocks.introspect.tracing import Graph, Node
 
 Result = Labels | None | Sequence[Labels | None]
@@ -122,6 +122,18 @@ class Call:
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
         return union((labels, self.reduce(labels, dims)), labels.ndim)
+
+    def slide(
+        self, labels: Labels, dim: int, length: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+    ) -> Labels:
+        """Slide the window of a convolution or a pooling along dimension `dim` of true length `length`."""
+        shape = out, kernel, stride, padding, dilation
+        if labels.parts is not None and labels.parts.dim != dim:
+            return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
+        if labels.length(dim) == 1:
+            return self.window(labels, dim, length, window_taps(length, *shape))
+        after = labels.map(lambda data: slide(data, dim, *shape))
+        return after if out > 1 else self.policy.gathered(self, labels, after, [dim])
 
     def window(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
         """Slide a window, given by its table of taps, along dimension `dim` of true length `length`."""

@@ -71,11 +71,13 @@ def _convolved(
     first = len(shape) - count
     labels = mix_channels(call, labels, first - 1, call["groups"], out[first - 1])
     stride, padding, dilation = (spread(call[name], count) for name in ("stride", "padding", "dilation"))
-    table = transposed_taps if call["transposed"] else window_taps
     for i in range(count):
         dim = first + i
-        taps = table(shape[dim], out[dim], kernel[2 + i], stride[i], padding[i], dilation[i])
-        labels = call.window(labels, dim, shape[dim], taps)
+        window = shape[dim], out[dim], kernel[2 + i], stride[i], padding[i], dilation[i]
+        if call["transposed"]:
+            labels = call.window(labels, dim, shape[dim], transposed_taps(*window))
+        else:
+            labels = call.slide(labels, dim, *window)
     return call.tidy(labels, range(first, len(shape))) if call.policy.exact_borders else labels
 
 
@@ -88,8 +90,7 @@ def _pool(call: Call, count: int, dilation: list[int]) -> Labels | None:
     padding = spread(call["padding"], count)
     for i in range(count):
         dim = len(shape) - count + i
-        taps = window_taps(shape[dim], out[dim], kernel[i], stride[i], padding[i], dilation[i])
-        labels = call.window(labels, dim, shape[dim], taps)
+        labels = call.slide(labels, dim, shape[dim], out[dim], kernel[i], stride[i], padding[i], dilation[i])
     return labels
 
 

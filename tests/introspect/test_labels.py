@@ -1,0 +1,57 @@
+"""The fast ways of the label arrays say what the plain ones say."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from convblocks.introspect.field import MAX_PERIOD, axis_field
+from convblocks.introspect.labels import Labels, gather, slide, window_taps
+
+small = st.integers(1, 5)
+
+
+@given(length=st.integers(1, 20), kernel=small, stride=small, padding=st.integers(0, 9), dilation=small, data=st.data())
+def test_a_window_slides_as_its_table_of_taps_says(
+    length: int, kernel: int, stride: int, padding: int, dilation: int, data: st.DataObject
+) -> None:
+    """One output more than fits, as ceil_mode has, and windows that lie beyond the border altogether too."""
+    most = max(0, length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 2
+    out = data.draw(st.integers(1, most), label="out")
+    labels = torch.randint(-50, 50, (2, 3, length, 2), generator=torch.Generator().manual_seed(length))
+    for dim, array in ((1, labels), (2, labels.transpose(2, 3))):
+        expected = gather(array, dim, window_taps(length, out, kernel, stride, padding, dilation))
+        assert slide(array, dim, out, kernel, stride, padding, dilation).equal(expected)
+
+
+def field(low: Tensor, size: Tensor) -> tuple[int | None, float | None]:
+    found = axis_field(Labels(torch.stack((low, -(low + size - 1)))), 10**6, 0, 1)
+    assert found is not None
+    return found.period, found.jump
+
+
+@given(
+    pattern=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=8),
+    repeats=st.integers(3, 40),
+)
+def test_the_period_is_the_shortest_after_which_the_fields_repeat(pattern: list[tuple[int, int]], repeats: int) -> None:
+    steps = torch.tensor([step for step, _ in pattern] * repeats)
+    size = torch.tensor([size for _, size in pattern] * repeats)
+    low = steps.cumsum(0) - steps + 2
+    high = low + size
+    fits = [
+        period
+        for period in range(1, min(MAX_PERIOD, (len(low) - 1) // 2) + 1)
+        if len({*(low[period:] - low[:-period]).tolist(), *(high[period:] - high[:-period]).tolist()}) == 1
+    ]
+    period, jump = field(low, size)
+    assert period == (fits[0] if fits else None)
+    assert jump == (int(low[fits[0]] - low[0]) / fits[0] if fits else None)
+
+
+def test_steps_further_apart_than_the_longest_period_are_no_pattern() -> None:
+    """Places of a flattened map: the field along its height moves once a row."""
+    low = torch.arange(6).repeat_interleave(2 * MAX_PERIOD) + 2
+    assert field(low, torch.full_like(low, 3)) == (None, None)
