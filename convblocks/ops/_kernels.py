@@ -15,6 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Sizes vary from call to call: a kernel made for a size of 1 or for multiples of 16 would be no faster, and compiled
+# anew for them, for seconds.
+SIZES = ["N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW"]
+ROLLING = [*SIZES, "ROWS", "STRIPS", "PAIRS", "TILES"]
+
 
 @triton.jit
 def activate(v, ACT: tl.constexpr):
@@ -71,7 +76,7 @@ def _row_of_two(at, step, ok_0, ok_1, row, size, column):
     return a, b
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "ROWS", "STRIPS", "PAIRS", "TILES"])
+@triton.jit(do_not_specialize=ROLLING)
 def rows_forward(
     X,
     WEIGHT,
@@ -100,7 +105,7 @@ def rows_forward(
     ACT: tl.constexpr,
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
-    PREFETCH: tl.constexpr,
+    STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -161,21 +166,13 @@ def rows_forward(
         p1 = zero
         q0 = zero
         q1 = zero
-        h = first - PH
-        if PREFETCH:
-            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
-        for k in range(rows + 2):
+        for k in tl.range(rows + 2, num_stages=STAGES):
             h = first + k * DH - PH
-            if not PREFETCH:
-                ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
             xd = rd.to(tl.float32)
-            if PREFETCH:
-                # On its way while this row is worked on. There is none after the last.
-                h = tl.where(k <= rows, h + DH, -1)
-                ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
             y0 = tl.fma(xc, w22, tl.fma(xb, w21, tl.fma(xa, w20, p0)))
             y1 = tl.fma(xd, w22, tl.fma(xc, w21, tl.fma(xb, w20, p1)))
             p0 = tl.fma(xc, w12, tl.fma(xb, w11, tl.fma(xa, w10, q0)))
@@ -206,7 +203,7 @@ def rows_forward(
         tl.store(row + C, tl.sum(squares, 0), mask=c_ok)
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "ROWS", "STRIPS", "PAIRS", "TILES"])
+@triton.jit(do_not_specialize=ROLLING)
 def rows_backward(
     X,
     WEIGHT,
@@ -231,7 +228,7 @@ def rows_backward(
     UNIT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     EVEN_C: tl.constexpr,
-    PREFETCH: tl.constexpr,
+    STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -297,27 +294,17 @@ def rows_backward(
         x01 = zero
         x10 = zero
         x11 = zero
-        g_row = first + PH - 2 * DH
-        if PREFETCH:
-            ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
-            r0, r1 = _row_of_two(x_at + first * W * C, DW * C, ok_0, ok_1, 0, rows, column)
-        for k in range(rows + 2):
+        for k in tl.range(rows + 2, num_stages=STAGES):
             h = first + k * DH
             g_row = h + PH - 2 * DH
-            if not PREFETCH:
-                ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
-                r0, r1 = _row_of_two(x_at + h * W * C, DW * C, ok_0, ok_1, k, rows, column)
+            ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
+            r0, r1 = _row_of_two(x_at + h * W * C, DW * C, ok_0, ok_1, k, rows, column)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
             gc = rc.to(tl.float32)
             gd = rd.to(tl.float32)
             x20 = r0.to(tl.float32)
             x21 = r1.to(tl.float32)
-            if PREFETCH:
-                # On its way while this row is worked on. There is none after the last.
-                g_row = tl.where(k <= rows, g_row + DH, -1)
-                ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
-                r0, r1 = _row_of_two(x_at + (h + DH) * W * C, DW * C, ok_0, ok_1, k + 1, rows, column)
             y0 = tl.fma(ga, w02, tl.fma(gb, w01, tl.fma(gc, w00, p0)))
             y1 = tl.fma(gb, w02, tl.fma(gc, w01, tl.fma(gd, w00, p1)))
             p0 = tl.fma(ga, w12, tl.fma(gb, w11, tl.fma(gc, w10, q0)))
@@ -363,7 +350,7 @@ def rows_backward(
         tl.store(PART_BIAS + line, tl.sum(bias, 0), mask=c_ok)
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW"])
+@triton.jit(do_not_specialize=SIZES)
 def gather_forward(
     X,
     WEIGHT,
@@ -426,7 +413,7 @@ def gather_forward(
         tl.store(row + C, tl.sum(d * d, 0), mask=c_ok)
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "TILES"])
+@triton.jit(do_not_specialize=[*SIZES, "TILES"])
 def gather_backward(
     X,
     WEIGHT,

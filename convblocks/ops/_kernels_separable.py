@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import activate, load_tap, row_of_four, within
+from convblocks.ops._kernels import ROLLING, SIZES, activate, load_tap, row_of_four, within
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def pointwise(y, point, scale, shift, HAS: tl.constexpr, ACT: tl.constexpr):
     return activate(z, ACT)
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW", "ROWS", "STRIPS", "PAIRS", "TILES"])
+@triton.jit(do_not_specialize=ROLLING)
 def rows_separable(
     X,
     WEIGHT,
@@ -184,7 +184,7 @@ def rows_separable(
             tl.store(out + DW * O, z.to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & o_ok[None, :])
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "HO", "WO", "DH", "DW", "PH", "PW"])
+@triton.jit(do_not_specialize=SIZES)
 def gather_separable(
     X,
     WEIGHT,

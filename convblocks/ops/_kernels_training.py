@@ -16,6 +16,9 @@ import triton.language as tl
 from convblocks.ops._kernels import activate
 from convblocks.ops._kernels_separable import load_affine, tensor_float
 
+# As in `_kernels`: no kernel is made for one size of these.
+POSITIONS = ["M", "UNITS", "UNITS_O", "TILES"]
+
 
 @triton.jit
 def slope(u, ACT: tl.constexpr):
@@ -54,7 +57,7 @@ def _tile(index, M, C, c, c_ok, BP: tl.constexpr):
     return (index.to(tl.int64) * BP) * C + inside, (p < M)[:, None] & c_ok[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=POSITIONS)
 def normalise(
     Y,
     MEAN,
@@ -81,7 +84,7 @@ def normalise(
     tl.store(OUT + at, activate(u, ACT).to(OUT.dtype.element_ty), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=POSITIONS)
 def norm_sums(
     Y,
     DOUT,
@@ -123,7 +126,7 @@ def norm_sums(
     tl.store(row + C, tl.sum(moved, 0), mask=c_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=POSITIONS)
 def norm_backward(
     Y,
     DU,
@@ -159,7 +162,7 @@ def _from_factors(du, y, of_du, of_y, alone):
     return tl.fma(du, tl.broadcast_to(of_du, y.shape), inner)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=POSITIONS)
 def pointwise_forward(
     Y1,
     POINT,
@@ -217,7 +220,7 @@ def pointwise_forward(
         tl.store(row + O, tl.sum(squares, 0), mask=o_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=POSITIONS)
 def pointwise_backward(
     Y1,
     Y2,

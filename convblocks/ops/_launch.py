@@ -27,14 +27,14 @@ class Tiling(NamedTuple):
     tiles: int = 0
     """Blocks of positions that one program works through; 0: as many as leave the GPU busy."""
     warps: int = 4
-    prefetch: bool = True
-    """Load the next row while this one is worked on."""
     stages: int = 3
-    """Rows on their way at a time, in a fused kernel."""
+    """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
 
 
 ROWS_FORWARD = Tiling()
-ROWS_BACKWARD = Tiling(prefetch=False)
+ROWS_BACKWARD = Tiling()
+# The sums for the bias take the registers and the instructions of one more row.
+ROWS_BACKWARD_BIAS = Tiling(stages=2)
 GATHER_FORWARD = Tiling(block=64)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
 
@@ -107,7 +107,7 @@ def forward(
                 HAS_SHIFT=bias is not None or scale is not None,
                 ACT=act,
                 STATISTICS=around is not None,
-                PREFETCH=tiling.prefetch,
+                STAGES=tiling.stages,
                 BU=tiling.block,
                 **common,
             )
@@ -151,7 +151,8 @@ def backward(
     ho, wo = dy.shape[2:]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
-    tiling = fit(tiling or (ROWS_BACKWARD if rolling else GATHER_BACKWARD), c, x.element_size())
+    chosen = (ROWS_BACKWARD_BIAS if has_bias else ROWS_BACKWARD) if rolling else GATHER_BACKWARD
+    tiling = fit(tiling or chosen, c, x.element_size())
     units, common = _common(c, tiling)
     sizes = (n, h, w, units, ho, wo, *dilation, *padding)
     bias: Tensor | None = None
@@ -173,7 +174,7 @@ def backward(
                 plan.pairs,
                 plan.tiles,
                 HAS_BIAS=has_bias,
-                PREFETCH=tiling.prefetch,
+                STAGES=tiling.stages,
                 BU=tiling.block,
                 **common,
             )

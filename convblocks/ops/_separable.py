@@ -130,7 +130,7 @@ def unfit_block(
     o, c = pointwise.shape[0], x.shape[1]
     if pointwise.shape[1:] != (c, 1, 1) or o == 0:
         return "the pointwise weight is not (O, C, 1, 1)"
-    if c > _WIDEST or o > _WIDEST_OUT or _width(c) * _width(o) * computed_in(x).itemsize > _WEIGHT_BYTES:
+    if not keeps(c, o, computed_in(x).itemsize):
         return "the pointwise weight is too large to be kept on the chip"
     if computed_in(x) is torch.float32 and not torch.compiler.is_compiling() and not tensor_float():
         return "the product of float32 in tensor cores is TF32, which torch.backends.cudnn.allow_tf32 forbids"
@@ -140,6 +140,12 @@ def unfit_block(
     if any(t is not None and t.shape != (size,) for t, size in lengths):
         return "a bias or norm has not one number a channel"
     return ""
+
+
+def keeps(channels: int, out: int, itemsize: int) -> bool:
+    """Tell whether one program has room for all channels of a block and for the pointwise weight."""
+    weight = _width(channels) * _width(out) * itemsize
+    return channels <= _WIDEST and out <= _WIDEST_OUT and weight <= _WEIGHT_BYTES
 
 
 def separable_case(

@@ -5,6 +5,8 @@ At full copy speed an H200 has about 28 instructions for each bfloat16 element t
 
 # pyright: reportMissingImports=false
 
+from collections import Counter
+
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -14,62 +16,17 @@ import triton
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     pytest.skip("Triton's compiler has another interface before 3.3", allow_module_level=True)
 
-from convblocks.ops import _kernels as kernels
-from convblocks.ops import _launch
-from tests.ops.assembly import Assembly, compile_kernel
-
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-SIZES = {"UNIT": 16, "EVEN_C": True}
-
-
-def rows_forward(dtype: str, arch: int) -> tuple[Assembly, _launch.Tiling]:
-    tiling = tiled(_launch.ROWS_FORWARD, dtype)
-    pointers = {"X": SHORT[dtype], "WEIGHT": SHORT[dtype], "SCALE": "fp32", "SHIFT": "fp32", "Y": SHORT[dtype]}
-    pointers |= {"AROUND": "fp32", "PART": "fp32"}
-    options = {"HAS_SCALE": True, "HAS_SHIFT": True, "ACT": "relu", "STATISTICS": False}
-    options["PREFETCH"] = tiling.prefetch
-    blocks = {"BU": tiling.block, "BC": tiling.channels}
-    return compile_kernel(kernels.rows_forward, pointers, SIZES | options | blocks, arch, tiling.warps), tiling
-
-
-def rows_backward(dtype: str, arch: int, bias: bool = False) -> tuple[Assembly, _launch.Tiling]:
-    tiling = tiled(_launch.ROWS_BACKWARD, dtype)
-    pointers = dict.fromkeys(("X", "WEIGHT", "DY", "DX"), SHORT[dtype]) | {"PART_WEIGHT": "fp32", "PART_BIAS": "fp32"}
-    options = {"HAS_BIAS": bias, "PREFETCH": tiling.prefetch, "BU": tiling.block, "BC": tiling.channels}
-    return compile_kernel(kernels.rows_backward, pointers, SIZES | options, arch, tiling.warps), tiling
-
-
-def gather(dtype: str, arch: int, backward: bool) -> Assembly:
-    tiling = tiled(_launch.GATHER_BACKWARD if backward else _launch.GATHER_FORWARD, dtype)
-    pointers = dict.fromkeys(("X", "WEIGHT", "DY", "DX", "SHIFT", "Y"), SHORT[dtype]) | {"PART_WEIGHT": "fp32"}
-    pointers |= {"AROUND": "fp32", "PART": "fp32"}
-    options = {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True, "STATISTICS": False, "BP": tiling.block}
-    options["BC"] = tiling.channels
-    kernel = kernels.gather_backward if backward else kernels.gather_forward
-    return compile_kernel(
-        kernel,
-        {name: kind for name, kind in pointers.items() if name in kernel.arg_names},
-        {name: value for name, value in (SIZES | options).items() if name in kernel.arg_names},
-        arch,
-        tiling.warps,
-    )
-
-
-def tiled(tiling: _launch.Tiling, dtype: str) -> _launch.Tiling:
-    return _launch.fit(tiling, channels=256, itemsize=WIDTH[dtype])
-
-
-def an_element(assembly: Assembly, tiling: _launch.Tiling, tiles: int = 1) -> float:
-    outputs = 2 * tiling.block * tiling.channels // (32 * tiling.warps) * tiling.rows * tiles
-    return assembly.executed(tiling.rows + 2, tiles) / outputs
+from benchmarks import builds
+from benchmarks.assembly import Assembly
+from convblocks.ops import _kernels, _kernels_separable, _kernels_training
 
 
 def wide(assembly: Assembly, stores: int) -> None:
     names = assembly.count(assembly.inner())
-    loads = {name: n for name, n in names.items() if name.startswith("LDG")}
+    loads = {name: n for name, n in names.items() if name.startswith("LDG") and name != "LDGDEPBAR"}
     assert loads
     assert all(".128" in name for name in loads), loads
+    assert all(name.startswith("LDGSTS") for name in loads), "rows are on their way while others are worked on"
     stored = {name: n for name, n in names.items() if name.startswith("STG")}
     assert sum(stored.values()) >= stores
     assert all(".128" in name for name in stored), stored
@@ -77,12 +34,12 @@ def wide(assembly: Assembly, stores: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
 def test_rolling_forward(dtype: str, arch: int) -> None:
-    assembly, tiling = rows_forward(dtype, arch)
-    assert assembly.spills() == 0
-    wide(assembly, stores=2)
+    build = builds.rows(dtype, arch)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=2)
     if (dtype, arch) == ("bfloat16", 90):
-        assert tiling.rows == 16
-        assert an_element(assembly, tiling) <= 23
+        assert build.rounds == 18
+        assert build.an_element() <= 24
 
 
 @pytest.mark.parametrize(
@@ -90,17 +47,44 @@ def test_rolling_forward(dtype: str, arch: int) -> None:
     [("bfloat16", 90, False), ("bfloat16", 90, True), ("bfloat16", 80, False), ("float32", 90, False)],
 )
 def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
-    assembly, tiling = rows_backward(dtype, arch, bias)
-    assert assembly.spills() == 0
-    wide(assembly, stores=2)
+    build = builds.rows(dtype, arch, backward=True, bias=bias)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=2)
     if (dtype, arch) == ("bfloat16", 90):
-        assert tiling.rows == 16
-        assert an_element(assembly, tiling) <= 42
+        assert build.rounds == 18
+        assert build.an_element() <= 42
+
+
+@pytest.mark.parametrize("unit", [1, 2, 4, 8])
+@pytest.mark.parametrize("backward", [False, True])
+def test_few_channels_are_loaded_as_widely_as_they_lie(unit: int, backward: bool) -> None:
+    build = builds.rows("bfloat16", 90, backward=backward, channels=48 + unit, unit=unit)
+    assert build.assembly.spills() == 0
+    names = build.assembly.instructions
+    bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64", 8: "LDGSTS.E.BYPASS.128"}[unit]
+    assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_gathering(backward: bool) -> None:
-    assembly = gather("bfloat16", 90, backward)
+    assembly = builds.gather("bfloat16", 90, backward=backward).assembly
     assert assembly.spills() == 0
     names = assembly.count(assembly.inner())
     assert names["LDG.E.128"] >= 5, names
+
+
+KERNELS = [
+    *(_kernels.rows_forward, _kernels.rows_backward, _kernels.gather_forward, _kernels.gather_backward),
+    *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
+    *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),
+    *(_kernels_training.pointwise_forward, _kernels_training.pointwise_backward),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+def test_no_kernel_is_compiled_anew_for_another_size(kernel) -> None:
+    # Triton makes a kernel of its own for an integer of 1 and for multiples of 16, unless it is told not to.
+    sizes = {"N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW", "M"}
+    sizes |= {"ROWS", "STRIPS", "PAIRS", "TILES"}
+    assert sizes & set(kernel.arg_names)
+    assert not [p.name for p in kernel.params if p.name in sizes and not p.do_not_specialize]

@@ -48,11 +48,11 @@ CASES = {
     "expanded": Case((2, 12, 6, 7), layout="expanded"),
     "strided": Case((2, 12, 6, 7), layout="strided"),
     "strips and tiles": Case((2, 32, 7, 5), tiling={"block": 4, "channels": 16, "rows": 3, "tiles": 2}),
-    "strips with prefetched rows": Case(
-        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "prefetch": True}
+    "strips in a pipeline": Case(
+        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "stages": 4}
     ),
-    "strips without": Case(
-        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "prefetch": False}
+    "strips without one": Case(
+        (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "stages": 1}
     ),
     "tiles of the gathering kernel": Case(
         (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}

@@ -1,0 +1,125 @@
+"""The kernels as `convblocks.ops` would start them, compiled for a GPU that need not be there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from benchmarks.assembly import Assembly, compile_kernel
+from convblocks.ops import (
+    _kernels,
+    _kernels_separable,
+    _kernels_training,
+    _launch,
+    _launch_separable,
+    _launch_training,
+)
+from convblocks.ops._launch_separable import power_of_two
+
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOATS = ("MEAN", "VARIANCE", "WEIGHT", "SHIFT")
+ENDS = ("", "_1", "_2")
+
+
+class Build(NamedTuple):
+    """A compiled kernel, and the elements that one thread of it puts out for one round of its outer loop."""
+
+    assembly: Assembly
+    outputs: float
+    rounds: int
+    """Rounds of the inner loop for them; 0 where there is but one loop, or none."""
+
+    def an_element(self) -> float:
+        """Instructions an element of output, with all that a program of one tile does once."""
+        return self.assembly.executed(self.rounds, 1) / self.outputs
+
+
+def rows(
+    dtype: str,
+    arch: int,
+    *,
+    backward: bool = False,
+    bias: bool = False,
+    statistics: bool = False,
+    channels: int = 256,
+    unit: int = 16,
+    tiling: _launch.Tiling | None = None,
+) -> Build:
+    """The rolling kernels of a depthwise convolution; forward with scale, shift and ReLU, or with statistics."""
+    own = (_launch.ROWS_BACKWARD_BIAS if bias else _launch.ROWS_BACKWARD) if backward else _launch.ROWS_FORWARD
+    chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
+    pointers |= dict.fromkeys(("SCALE", "SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
+    constants |= {"HAS_SCALE": not statistics, "HAS_SHIFT": not statistics, "ACT": "" if statistics else "relu"}
+    constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
+    kernel = _kernels.rows_backward if backward else _kernels.rows_forward
+    return _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+
+
+def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:
+    """The gathering kernels, at 5 x 5 with stride 2."""
+    chosen = _launch.fit(_launch.GATHER_BACKWARD if backward else _launch.GATHER_FORWARD, channels, WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DX", "SHIFT", "Y"), SHORT[dtype])
+    pointers |= dict.fromkeys(("PART_WEIGHT", "AROUND", "PART"), "fp32")
+    constants = {"UNIT": 16, "EVEN_C": True, "KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True}
+    constants |= {"STATISTICS": False, "BP": chosen.block, "BC": chosen.channels}
+    kernel = _kernels.gather_backward if backward else _kernels.gather_forward
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
+    return Build(assembly, chosen.block * chosen.channels / (32 * chosen.warps), 0)
+
+
+def separable(
+    dtype: str,
+    arch: int,
+    channels: int,
+    out: int,
+    *,
+    rolling: bool = True,
+    act: str = "relu",
+    has: int = 14,
+    tiling: _launch.Tiling | None = None,
+) -> Build:
+    """A whole block in inference; the gathering one at 5 x 5 with stride 2."""
+    chosen = tiling or (_launch_separable.ROWS if rolling else _launch_separable.GATHER)
+    chosen = _launch_separable.fit(chosen, channels, out)
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "POINT", "BIAS_1", "BIAS_2", "Y"), SHORT[dtype])
+    pointers |= {f"{name}{end}": "fp32" for name in FLOATS for end in ENDS[1:]}
+    constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}
+    constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": chosen.stages}
+    constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
+    constants |= {"BU": chosen.block, "BP": chosen.block}
+    kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
+    if rolling:
+        return _rolling(assembly, chosen, out)
+    return Build(assembly, chosen.block * out / (32 * chosen.warps), 0)
+
+
+def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build:
+    """One of the kernels of a block in training, by its name."""
+    kernel = getattr(_kernels_training, name)
+    both = name.startswith("pointwise")
+    cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 264)
+    own = ("Y", "Y1", "Y2", "DOUT", "DU", "DU1", "DY", "OUT", "POINT")
+    wide = ("PART", "PART_POINT", "FACTOR", "FACTOR_2", "AROUND")
+    pointers = dict.fromkeys(own, SHORT[dtype]) | dict.fromkeys(wide, "fp32")
+    pointers |= {f"{base}{end}": "fp32" for base in FLOATS for end in ENDS}
+    constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "STATISTICS": True, "STAGES": _launch_training.STAGES}
+    constants |= {f"HAS{end}": 14 for end in ENDS} | {f"EPS{end}": 1e-5 for end in ENDS}
+    constants |= {f"ACT{end}": "relu" for end in ENDS} | {"BP": cut.block}
+    constants |= {"BC": power_of_two(channels), "BO": power_of_two(out)}
+    assembly = _compiled(kernel, pointers, constants, arch, cut.warps)
+    width = out if name == "pointwise_forward" else channels
+    return Build(assembly, cut.block * power_of_two(width) / (32 * cut.warps), 0)
+
+
+def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: int) -> Build:
+    outputs = 2 * tiling.block * width / (32 * tiling.warps) * tiling.rows
+    return Build(assembly, outputs, tiling.rows + 2)
+
+
+def _compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], arch: int, warps: int) -> Assembly:
+    names = kernel.arg_names
+    kinds = {name: kind for name, kind in pointers.items() if name in names}
+    return compile_kernel(kernel, kinds, {name: v for name, v in constants.items() if name in names}, arch, warps)
