@@ -1,68 +1,115 @@
-"""What the "auto" backend goes by, and better tilings: `python -m benchmarks.kernels --decide` and `--tune`."""
+"""What the "auto" backend goes by: `python -m benchmarks.kernels --decide`."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.cases import DTYPES, LARGE, BlockData, Case, Data, StepData, data
+from benchmarks.cases import DTYPES, BlockData, Case, Data, StepData, data
 from benchmarks.timing import Timing, back_to_back, measure
+from benchmarks.warm import compile_all
 from convblocks import ops
 from convblocks.ops import _choice, _separable
 
 WHERE = ((3, 1, 1), (3, 1, 2), (3, 2, 1), (3, 2, 2), (5, 1, 1), (5, 2, 1), (7, 1, 1))
-CHANNELS = ((16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (64, 256))
+CHANNELS = ((64, 64), (64, 128), (128, 128), (32, 64), (32, 32), (16, 32), (16, 16), (64, 256))
+# Maps of so few rows that the rolling kernels do not roll.
+SHORT = ((4, 1), (8, 2))
 KINDS = [
-    *(Case((1, 64, 32, 32), *where, dtype) for dtype in DTYPES for where in WHERE),
-    *(Case((1, c, 32, 32), *where, dtype, o) for dtype in DTYPES for c, o in CHANNELS for where in WHERE[:3]),
+    kind
+    # What networks are trained and used in comes first: the time may end.
+    for dtype in sorted(DTYPES, key=("bfloat16", "float16", "float32").index)
+    for kind in (
+        *(Case((1, 64, 32, 32), *where, dtype) for where in WHERE[:3]),
+        *(Case((1, c, 32, 32), *where, dtype, o) for c, o in CHANNELS for where in WHERE[:3]),
+        *(Case((1, 64, 32, 32), *where, dtype) for where in WHERE[3:]),
+        *(Case((1, 64, size, size), 3, 1, dilation, dtype) for size, dilation in SHORT),
+    )
 ]
+QUICK_KINDS = [Case((1, 64, 32, 32), dtype="float32"), Case((1, 64, 32, 32), 3, 2, 1, out=256)]
 SIZES = (1, 8, 64, 512)
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def decide(
-    device: str, milliseconds: float, sizes: Sequence[int], kinds: Iterable[Case]
-) -> Iterator[tuple[str, int | None]]:
-    """Yield case, and the least number of elements from which on our path is the faster one, eager and cold.
+class Decision(NamedTuple):
+    """A case of the table, and the least number of elements from which on our path is the faster one, or None.
 
-    Convolutions in both layouts, blocks in channels_last. The number of images is what varies.
+    `why` says what went wrong, where something did: PyTorch keeps such a case.
     """
-    layouts = (torch.channels_last, torch.contiguous_format)
-    for kind, layout, training in itertools.product(kinds, layouts, (False, True)):
-        if kind.out and layout is torch.contiguous_format:
-            continue
+
+    name: str
+    least: int | None
+    why: str = ""
+
+
+class Question(NamedTuple):
+    """A kind of convolution or block, in one layout, with or without gradients."""
+
+    kind: Case
+    layout: str
+    training: bool
+
+    @property
+    def name(self) -> str:
+        """The key of the table."""
+        kind = self.kind
+        x = torch.empty(kind.shape, dtype=DTYPES[kind.dtype]).to(memory_format=LAYOUTS[self.layout])
+        c, kernel = kind.shape[1], (kind.kernel, kind.kernel)
+        where = (kind.stride, kind.stride), (kind.dilation, kind.dilation)
+        if not kind.out:
+            return _choice.case(x, kernel, *where, self.training)
+        return _separable.separable_case(
+            x, torch.empty(c, 1, *kernel), torch.empty(kind.out, c, 1, 1), *where, self.training
+        )
+
+    def data(self, images: int, device: str) -> Data | BlockData | StepData:
+        """Return the tensors of one size."""
+        make = StepData if self.kind.out and self.training else data
+        return make(self.kind._replace(shape=(images, *self.kind.shape[1:])), device, LAYOUTS[self.layout])
+
+
+def questions(kinds: Iterable[Case], known: Collection[str] = ()) -> list[Question]:
+    """Return what there is to decide but for what is known: convolutions in both layouts, blocks in channels_last."""
+    every = (Question(*rest) for rest in itertools.product(kinds, LAYOUTS, (False, True)))
+    return [q for q in every if not (q.kind.out and q.layout == "contiguous") and q.name not in known]
+
+
+def warm(todo: Sequence[Question], device: str, seconds: float, processes: int | None = None) -> list[str]:
+    """Compile the kernels that the questions want, all at once; the number of images makes no other kernel."""
+    return compile_all(_once, [(question, device) for question in todo], seconds, processes)
+
+
+def _once(question: Question, device: str) -> None:
+    step = question.data(1, device).step(question.training)
+    _by("triton", step)()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def decide(device: str, milliseconds: float, sizes: Sequence[int], todo: Iterable[Question]) -> Iterator[Decision]:
+    """Answer each question, eager and cold. The number of images is what varies."""
+    for question in todo:
         timings: list[tuple[int, Timing, Timing]] = []
-        name = ""
+        why = ""
         try:
             for images in sizes:
-                case = kind._replace(shape=(images, *kind.shape[1:]))
-                make = StepData if kind.out and training else data
-                made = make(case, device, layout)
+                made = question.data(images, device)
                 made.check()
-                name = _key(made, training)
-                step = made.step(training)
+                step = made.step(question.training)
                 for clock in (back_to_back, measure):
                     others = [_by("torch", step)]
                     if isinstance(made, BlockData):
                         others.append(_by("triton", made.alone))
                     theirs = min(clock(other, device, milliseconds) for other in others)
                     timings.append((made.x.numel(), theirs, clock(_by("triton", step), device, milliseconds)))
-        except (AssertionError, RuntimeError) as error:
-            # Wrong numbers, or no memory: PyTorch keeps this case, and the others are measured all the same.
-            print(f"{kind} {name}: {error}", flush=True)
-            timings = []
-        if name:
-            yield name, _least(timings)
-
-
-def _key(made: Data | BlockData | StepData, training: bool) -> str:
-    s, _, d = made.where
-    if not isinstance(made, Data):
-        return _separable.separable_case(made.x, made.weight, made.point, s, d, training)
-    return _choice.case(made.x, made.weight.shape[2:], s, d, training)
+        except Exception as error:
+            # Wrong numbers, no memory, or a kernel that cannot be started: PyTorch keeps this case, and the others are
+            # measured all the same.
+            why, timings = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}", []
+        yield Decision(question.name, _least(timings), why)
 
 
 def _by(backend: Any, step: Callable[[], Any]) -> Callable[[], Any]:
@@ -77,69 +124,3 @@ def _least(timings: Sequence[tuple[int, Timing, Timing]]) -> int | None:
     """Return the size from which on ours is faster by more than 2 %, at it and at every larger one, by every clock."""
     lost = [elements for elements, theirs, ours in timings if ours.median > 0.98 * theirs.median]
     return min((elements for elements, _, _ in timings if elements > max(lost, default=0)), default=None)
-
-
-def tune(device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
-    """Time the kernels at other tilings than the ones they come with, one row each. CUDA only."""
-    for case in (Case(LARGE[0]), Case(LARGE[0], dilation=8), Case(LARGE[2]), Case(LARGE[4])):
-        yield from _tune_convolution(case, device, milliseconds)
-    for case in (Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[2], out=32), Case(LARGE[0], out=128)):
-        yield from _tune_block(case, device, milliseconds)
-
-
-def _tune_convolution(case: Case, device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
-    from convblocks.ops import _launch
-
-    made = Data(case, device, torch.channels_last)
-    s, p, d = made.where
-    rows: list[dict[str, Any]] = []
-    for block, channels, rows_, warps, prefetch in itertools.product(
-        (8, 16, 32), (32, 64), (8, 16, 32), (2, 4, 8), (False, True)
-    ):
-        if not 2 <= block * channels // (32 * warps) <= 16:
-            continue
-        tiling = _launch.Tiling(block, channels, rows_, 0, warps, prefetch)
-        calls = {
-            "forward": functools.partial(_launch.forward, made.x, made.weight, None, s, p, d, tiling=tiling),
-            "backward": functools.partial(
-                _launch.backward, made.dy, made.x, made.weight, s, p, d, False, tiling=tiling
-            ),
-        }
-        for direction, call in calls.items():
-            timing = measure(call, device, milliseconds)
-            rows.append({"case": str(case), "pass": direction, **timing._asdict(), "tiling": tiling._asdict()})
-            yield rows[-1]
-    for direction in ("forward", "backward"):
-        _best(case, [row for row in rows if row["pass"] == direction])
-
-
-def _tune_block(case: Case, device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
-    from convblocks.ops import _launch, _launch_separable
-
-    made = BlockData(case, device, torch.channels_last)
-    rows: list[dict[str, Any]] = []
-    for block, rows_, warps, stages in itertools.product((16, 32, 64), (8, 16, 32), (4, 8), (1, 2, 3, 4)):
-        tiling = _launch.Tiling(block=block, rows=rows_, warps=warps, stages=stages)
-        call = functools.partial(
-            _launch_separable.forward,
-            *(made.x, made.weight, made.point, made.first, made.second, *made.where),
-            tiling=tiling,
-        )
-        try:
-            timing = measure(call, device, milliseconds)
-        except Exception as error:
-            # Triton's own error, of more shared memory than there is.
-            print(f"{case} {tiling}: {error}", flush=True)
-            continue
-        rows.append({"case": str(case), "pass": "forward", **timing._asdict(), "tiling": tiling._asdict()})
-        yield rows[-1]
-    _best(case, rows)
-
-
-def _best(case: Case, rows: list[dict[str, Any]]) -> None:
-    for row in sorted(rows, key=_median)[:3]:
-        print(f"{case} {row['pass']}: {row['median']:.1f} us {row['tiling']}", flush=True)
-
-
-def _median(row: dict[str, Any]) -> float:
-    return row["median"]

@@ -79,11 +79,11 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
         return found
     if stage == "kernels":
         # What matters most first: without decisions the blocks take none of the kernels.
-        found = [("decide", ["--decide", "--output", str(out / "decisions.json")], 0.5)]
+        found = [("decide", ["--decide", "--output", str(out / "decisions.json")], 0.6)]
         found.append(("compare", ["--output", str(out / "kernels.json")], 0.25))
         if device == "cuda":
-            found.append(("tune", ["--tune", "--output", str(out / "tilings.json")], 0.25))
-        run = [*python, "-m", "benchmarks.kernels", *suite, "--minutes"]
+            found.append(("tune", ["--tune", "--output", str(out / "tilings.json")], 0.15))
+        run = [*python, "-m", "benchmarks.kernels", *suite, "--resume", "--minutes"]
         return [Part(name, [*run, f"{0.85 * share * minutes:.2f}", *rest], share) for name, rest, share in found]
     if stage in ("blocks", "networks"):
         path = str(out / f"{stage}.json")

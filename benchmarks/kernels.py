@@ -5,7 +5,8 @@ Every result is checked against float64 before anything is timed. "share" is the
 Modes: "eager" is calls from Python in a row, the host's time included; "cold" is single calls, none of whose data is in
 the L2 cache; "graph" the same by replays of a CUDA graph. A block is depthwise, ReLU, pointwise, ReLU.
 
-`--decide` writes the table that the "auto" backend goes by; `--tune` looks for better tilings of the kernels.
+`--decide` writes the table that the "auto" backend goes by; `--tune` looks for better tilings of the kernels. Each
+writes down what it has after every case, and with `--resume` keeps what the file holds and goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,18 +23,26 @@ from typing import Any
 import torch
 
 from benchmarks.cases import CASES, QUICK, Case, data
-from benchmarks.decide import KINDS, SIZES, decide, tune
+from benchmarks.decide import KINDS, QUICK_KINDS, SIZES, decide, questions, warm
+from benchmarks.record import write
 from benchmarks.timing import back_to_back, captured, copy_bandwidth, environment, measure
+from benchmarks.tune import tune
 from convblocks.ops import _choice
 
 RESULTS = Path(__file__).parent / "results"
+# Exit statuses, as those of benchmarks.gpu.
+FAILED, TIME_IS_UP = 1, 3
 
 
-def compare(cases: Iterable[Case], device: str, milliseconds: float) -> Iterator[dict[str, Any]]:
-    """Time every case on every path; after each case, all that there is so far."""
-    bandwidth = copy_bandwidth(device, milliseconds)
-    rows: list[dict[str, Any]] = []
+def compare(
+    cases: Iterable[Case], device: str, milliseconds: float, known: Iterable[dict[str, Any]] = ()
+) -> Iterator[dict[str, Any]]:
+    """Time every case on every path; after each case, all that there is so far, what is known first."""
+    bandwidth, rows = copy_bandwidth(device, milliseconds), list(known)
+    old = {case_of(row) for row in rows}
     for case in cases:
+        if case in old:
+            continue
         made = {
             name: data(case, device, layout)
             for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last))
@@ -62,7 +72,7 @@ def table(result: dict[str, Any]) -> str:
     ]
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return Case(*(_frozen(row[field]) for field in Case._fields)), row["pass"], row["mode"]
+        return case_of(row), row["pass"], row["mode"]
 
     for (case, direction, mode), group in itertools.groupby(sorted(result["rows"], key=key), key):
         by = {row["path"]: row for row in group}
@@ -74,18 +84,68 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def case_of(row: dict[str, Any]) -> Case:
+    values: dict[str, Any] = {field: row[field] for field in Case._fields}
+    # JSON knows no tuples.
+    values["shape"] = tuple(row["shape"])
+    return Case(**values)
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+def before(path: Path, where: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """Return what a file holds that was measured in the same surroundings, if it is to be gone on with."""
+    found = json.loads(path.read_text()) if resume and path.exists() else {}
+    return found if found.get("environment") == where else {}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def write_decisions(given: argparse.Namespace, where: dict[str, Any], until: float) -> int:
+    """Write the table of the "auto" backend. Returns the exit status."""
+    path: Path = given.output or _choice.DECISIONS
+    capability = where.get("capability", "cpu")
+    old = before(path, where, given.resume)
+    decisions: dict[str, int | None] = old.get("decisions", {}).get(capability, {})
+    failed: dict[str, str] = old.get("failed", {})
+    sizes, kinds = ((1, 2), QUICK_KINDS) if given.quick else (SIZES, KINDS)
+    todo = questions(kinds, decisions.keys() - failed.keys())
+    # What has gone wrong once may have taken the whole process with it.
+    todo.sort(key=lambda question: question.name in failed)
+    if given.device == "cuda" and not given.quick:
+        for words in warm(todo, given.device, max(1.0, min(120.0, (until - time.monotonic()) / 3))):
+            print(f"not compiled beforehand: {words}", flush=True)
+    for name, least, why in decide(given.device, 2 if given.quick else 20, sizes, todo):
+        print(f"{name}: {why or least}", flush=True)
+        failed.pop(name, None)
+        decisions[name] = least
+        if why:
+            failed[name] = why
+        # What was measured stays, whatever comes after.
+        tables = _choice.read_table(path) | {capability: decisions}
+        text = {"environment": where, "decisions": tables, "failed": failed}
+        write(path, json.dumps(text, indent=1, sort_keys=True) + "\n")
+        if why and given.device == "cuda":
+            # After an illegal access every later call fails as well, and says nothing about its case.
+            torch.cuda.synchronize()
+        if time.monotonic() > until:
+            print("time is up: --resume goes on", flush=True)
+            break
+    print(f"wrote {path}: {len(decisions)} cases, {len(failed)} of which failed")
+    return FAILED if failed else TIME_IS_UP if len(decisions) < len(questions(kinds)) else 0
+
+
+def write_tilings(given: argparse.Namespace, where: dict[str, Any], stem: str, until: float) -> int:
+    """Write the time of every other tiling. Returns the exit status."""
+    path: Path = given.output or RESULTS / f"tilings-{stem}.json"
+    rows: list[dict[str, Any]] = before(path, where, given.resume).get("rows", [])
+    for row in tune(given.device, 20, rows.copy(), until):
+        rows.append(row)
+        result = {"environment": where, "rows": sorted(rows, key=lambda row: row["median"])}
+        write(path, json.dumps(result, indent=1))
+        if time.monotonic() > until:
+            return TIME_IS_UP
+    print(f"wrote {path}: {len(rows)} tilings")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="two small cases and short timings")
@@ -93,50 +153,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tune", action="store_true", help="time other tilings of the rolling kernels (CUDA only)")
     parser.add_argument("--output", type=Path, help="where the JSON goes; for --decide, the table itself")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
+    parser.add_argument("--resume", action="store_true", help="keep what the output file has, measure the rest")
     given = parser.parse_args(arguments)
     until = time.monotonic() + 60 * given.minutes
-    milliseconds = 2 if given.quick else 40 if given.decide or given.tune else 100
     torch.backends.cudnn.benchmark = True
-    stem = environment(given.device)["device"].lower().replace(" ", "-")
+    where = environment(given.device)
+    stem = where["device"].lower().replace(" ", "-")
     if given.tune:
         if given.device != "cuda":
             parser.error("--tune needs a CUDA device")
-        path, rows = given.output or RESULTS / f"tilings-{stem}.json", []
-        for row in tune(given.device, milliseconds):
-            rows.append(row)
-            result = {"environment": environment(given.device), "rows": sorted(rows, key=lambda row: row["median"])}
-            write(path, json.dumps(result, indent=1))
-            if time.monotonic() > until:
-                break
-        print(f"wrote {path}: {len(rows)} tilings")
-        return
+        return write_tilings(given, where, stem, until)
     if given.decide:
-        sizes, kinds = ((1, 2), [KINDS[0], KINDS[-1]]) if given.quick else (SIZES, KINDS)
-        where = environment(given.device)
-        path = given.output or _choice.DECISIONS
         if given.device != "cuda" and given.output is None:
             parser.error("a table measured on the CPU decides nothing: name another file by --output")
-        decisions: dict[str, int | None] = {}
-        for name, least in decide(given.device, milliseconds, sizes, kinds):
-            print(f"{name}: {least}", flush=True)
-            decisions[name] = least
-            # What was measured stays, whatever comes after.
-            known = _choice.read_table(path) | {where.get("capability", "cpu"): decisions}
-            text = {"environment": where, "decisions": known}
-            write(path, json.dumps(text, indent=1, sort_keys=True) + "\n")
-            if time.monotonic() > until:
-                break
-        print(f"wrote {path}")
-        return
+        return write_decisions(given, where, until)
     path, shown = given.output or RESULTS / f"kernels-{stem}.json", ""
-    for result in compare(QUICK if given.quick else CASES, given.device, milliseconds):
+    rows = before(path, where, given.resume).get("rows", [])
+    for result in compare(QUICK if given.quick else CASES, given.device, 2 if given.quick else 50, rows):
         shown = table(result)
         write(path, json.dumps(result, indent=1))
         write(path.with_suffix(".md"), shown)
         if time.monotonic() > until:
-            break
+            return TIME_IS_UP
     print(shown)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

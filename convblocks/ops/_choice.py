@@ -28,6 +28,7 @@ _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "
 _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
 _POSITIONS = _OFFSETS - 2**24
+_ROWS = 8
 _current: Backend = "auto"
 
 
@@ -215,8 +216,12 @@ def case(x: Tensor, kernel: tuple[int, ...], stride: Pair, dilation: Pair, train
     """Return the key of the decision table: what a measurement at some sizes stands for at others."""
     layout = "channels_last" if x.is_contiguous(memory_format=torch.channels_last) else "contiguous"
     rate = "undilated" if dilation == (1, 1) else "dilated"
+    low = computed_in(x)
+    # What a measurement of a common size says nothing about: channels that 128 bits do not divide, and so few rows that
+    # a kernel which rolls down them hardly starts to roll.
+    odd = " narrow" * (x.shape[1] * low.itemsize % 16 != 0) + " short" * (x.shape[2] < _ROWS * dilation[0])
     return (
-        f"{_DTYPES[computed_in(x)]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout} "
+        f"{_DTYPES[low]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout}{odd} "
         f"{'training' if training else 'inference'}"
     )
 
