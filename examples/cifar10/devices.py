@@ -48,11 +48,13 @@ def choose(asked: str, precision: str, **options: bool) -> Device:
     if made.graph and name != "cuda":
         raise UsageError("--graph: CUDA graphs need a GPU, and this runs on the CPU")
     if name == "cuda":
-        _set_up_cuda(made.deterministic)
+        _set_up_cuda(made.deterministic, bf16)
     return made
 
 
-def _set_up_cuda(deterministic: bool) -> None:
+def _set_up_cuda(deterministic: bool, bf16: bool) -> None:
+    # torch's convolutions take TF32 for float32 unless told otherwise, and a record of fp32 would not be true.
+    torch.backends.cudnn.allow_tf32 = bf16
     if deterministic:
         # What a resumed run needs to be the run that was interrupted, and an evaluation to be that of its run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -58,8 +58,10 @@ class Order:
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Rows of an epoch, ``(batches, part)``: what this process computes of each batch."""
         # The last one asked for is kept: it is asked for batch by batch.
-        if self._epoch is None or self._epoch[0] != epoch:
+        made = self._epoch
+        if made is None or made[0] != epoch:
             rows = permutation(self.seed, epoch, self.count)[: len(self) * self.batch_size]
             own = slice(self.rank * self.part, (self.rank + 1) * self.part)
-            self._epoch = epoch, rows.reshape(len(self), self.batch_size)[:, own]
-        return self._epoch[1]
+            # Of one look at it: another thread may ask for another epoch meanwhile.
+            self._epoch = made = epoch, rows.reshape(len(self), self.batch_size)[:, own]
+        return made[1]

@@ -4,6 +4,7 @@ What is random is drawn on the CPU and sent over, so that every device shows the
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -227,16 +228,26 @@ class ResidentBatches:
         part = self.order.part
         # Whole batches, so that a resumed run mixes the same neighbours.
         chunk = max(1, CHUNK // part)
-        for epoch in range(start[0], epochs):
-            draws = self.draws(epoch).to(self.device)
-            rows = torch.from_numpy(np.ascontiguousarray(self.order.epoch(epoch)))
-            rows = (
-                rows.to(self.device) if self.device == "cpu" else rows.pin_memory().to(self.device, non_blocking=True)
-            )
+        for epoch, (order, drawn) in enumerate(self._drawn_ahead(range(start[0], epochs)), start[0]):
+            draws = drawn.to(self.device)
+            rows = order if self.device == "cpu" else order.pin_memory().to(self.device, non_blocking=True)
             skip = start[1] if epoch == start[0] else 0
             for first in range(skip - skip % chunk, len(self), chunk):
                 images, labels = self._make(rows[first : first + chunk], draws[first * part : (first + chunk) * part])
                 yield from list(zip(images.split(part), labels.split(part), strict=True))[max(0, skip - first) :]
+
+    def _drawn_ahead(self, epochs: range) -> Iterator[tuple[Tensor, Draws]]:
+        """Rows and draws of each epoch, made during the one before it: a GPU would wait for them."""
+
+        def make(epoch: int) -> tuple[Tensor, Draws]:
+            return torch.from_numpy(np.ascontiguousarray(self.order.epoch(epoch))), self.draws(epoch)
+
+        with ThreadPoolExecutor(1) as beside:
+            ahead = None
+            for epoch in epochs:
+                made = make(epoch) if ahead is None else ahead.result()
+                ahead = beside.submit(make, epoch + 1) if epoch + 1 in epochs else None
+                yield made
 
     def _make(self, rows: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         chosen = rows.reshape(-1)

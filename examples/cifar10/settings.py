@@ -14,7 +14,9 @@ from engine import Run
 from data import Channels, Dataset, ImageSet
 
 
-def identity(model: str, seed: int, dataset: Dataset, run: Run, teacher: str | None) -> dict[str, Any]:
+def identity(
+    model: str, seed: int, dataset: Dataset, run: Run, teacher: str | None, sync_batch_norm: bool = False
+) -> dict[str, Any]:
     """What a checkpoint must share with a run that resumes from it: all that its figures depend on.
 
     Args:
@@ -23,6 +25,7 @@ def identity(model: str, seed: int, dataset: Dataset, run: Run, teacher: str | N
         dataset: The data.
         run: The run.
         teacher: Hash of the teacher's weights.
+        sync_batch_norm: Batch norms see the batches of all processes.
     """
     recipe = run.recipe
     return {
@@ -36,6 +39,8 @@ def identity(model: str, seed: int, dataset: Dataset, run: Run, teacher: str | N
         "device": run.device.name,
         "precision": _precision(run.device),
         "processes": run.parallel.processes,
+        # Alone a process sees the whole batch either way.
+        **({"sync_batch_norm": sync_batch_norm} if run.parallel.several else {}),
     }
 
 

@@ -33,7 +33,8 @@ from parallel import Parallel
 from recipes import Recipe
 from resident import ResidentBatches
 from rundir import LAST, RunDir
-from torch import Tensor, nn
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 
 from data import Dataset, ImageSet, channel_statistics, split
 
@@ -108,11 +109,12 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
     torch.manual_seed(arguments.seed)
     model = models.build(arguments.model, len(dataset.classes), recipe.dropout)
     if arguments.sync_batch_norm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # timm's, because torch's leaves out the activation of timm's norms that have one.
+        model = convert_sync_batchnorm(model)
     run = Run(model, recipe, len(batches), statistics, device, job, _teach(teacher))
 
     taught_by = None if teacher is None else trained.weights_sha256(teacher)
-    identity = settings.identity(arguments.model, arguments.seed, dataset, run, taught_by)
+    identity = settings.identity(arguments.model, arguments.seed, dataset, run, taught_by, arguments.sync_batch_norm)
     config = settings.config(
         identity,
         words,

@@ -116,3 +116,29 @@ def test_random_streams_go_on_where_they_were(tmp_path: Path) -> None:
     draw()
     checkpoint.set_random_state(checkpoint.load(tmp_path / "last.pt")["random"])
     assert draw() == expected
+
+
+def test_a_run_on_a_gpu_goes_on_where_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.Generator().manual_seed(3)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": gpu.get_state())
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu.get_state()] * 8)
+    # As torch: a GPU that is not there has no generator.
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=0: [gpu][device].set_state(state))
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state_all", lambda states: [[gpu][at].set_state(one) for at, one in enumerate(states)]
+    )
+    state = checkpoint.random_state()
+    expected = torch.rand(4, generator=gpu)
+    checkpoint.set_random_state(state)
+    assert torch.equal(torch.rand(4, generator=gpu), expected)
+
+
+def test_a_run_on_the_cpu_does_not_wake_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", broken)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", broken)
+    assert checkpoint.random_state()["cuda"] == []

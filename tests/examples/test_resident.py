@@ -2,6 +2,7 @@
 of draws, and batches that do not depend on where a run was resumed or how many processes share it."""
 
 import random
+import threading
 from typing import Any
 
 import albumentations as A
@@ -158,6 +159,27 @@ def test_stream_from_the_middle_is_the_rest_of_the_whole(
     for (a, b), (c, d) in zip(whole[start[0] * 4 + start[1] :], rest, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
+
+
+def test_the_next_epoch_is_drawn_while_this_one_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[int, threading.Event] = {epoch: threading.Event() for epoch in range(4)}
+    draws = ResidentBatches.draws
+
+    def noting(self: ResidentBatches, epoch: int) -> Draws:
+        made = draws(self, epoch)
+        drawn[epoch].set()
+        return made
+
+    monkeypatch.setattr(ResidentBatches, "draws", noting)
+    images = ImageSet(np.zeros((20, 32, 32, 3), np.uint8), np.arange(20))
+    stream = ResidentBatches(images, Order(20, 5, 0), "gentle", MEAN).stream(3)
+    for epoch in range(3):
+        next(stream)
+        if epoch < 2:
+            assert drawn[epoch + 1].wait(10)
+        for _ in range(3):
+            next(stream)
+    assert not drawn[3].is_set()
 
 
 @pytest.mark.parametrize("pipeline", ["gentle", "late"])

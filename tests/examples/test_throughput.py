@@ -5,6 +5,8 @@ import pytest
 import throughput
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10))))
@@ -32,3 +34,18 @@ def test_figures_are_of_what_was_asked_for(tmp_path: Path, capsys: pytest.Captur
 def test_missing_gpu_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["--device", "cpu", "--graph"]) == 2
     assert "CUDA graphs need a GPU" in capsys.readouterr().err
+
+
+def test_kernels_and_copies_count_and_named_ranges_do_not() -> None:
+    def event(start: int, end: int, device: DeviceType, annotation: bool = False) -> FunctionEvent:
+        return FunctionEvent(
+            0, "name", 0, start, end, device_type=device, is_user_annotation=annotation, is_async=False
+        )  # pyright: ignore[reportArgumentType]
+
+    events = [
+        event(0, 9, DeviceType.CPU),
+        event(3, 5, DeviceType.CUDA),
+        event(1, 20, DeviceType.CUDA, annotation=True),
+        event(8, 9, DeviceType.CUDA),
+    ]
+    assert throughput.on_gpu(events) == [(3, 5), (8, 9)]
