@@ -80,13 +80,14 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         default="twelve_layer",
         metavar="NAME",
-        help="era_s9, late_100k, net4, eva8_s6, twelve_layer, or a name of timm's (default: twelve_layer)",
+        help="one of networks.py (frontier_100k, frontier_200k, era_s9, late_100k, net4, eva8_s6, twelve_layer), or a "
+        "name of timm's (default: twelve_layer)",
     )
     what.add_argument(
         "--recipe",
         choices=recipes.NAMES,
         default="modern",
-        help="the network's published recipe, or one for all: modern, or long (default: modern)",
+        help="the network's published recipe, or one for all: modern, long, or fast (default: modern)",
     )
     what.add_argument(
         "--seed", type=_whole(0, 2**31), default=0, metavar="N", help="of weights, split and order (default: 0)"
@@ -94,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
     change = made.add_argument_group("changes to the recipe")
     change.add_argument("--epochs", type=_whole(1, 10**6), metavar="N", help="passes over the training images")
     change.add_argument("--batch-size", type=_whole(2, 10**6), metavar="N", help="images a step")
+    change.add_argument(
+        "--optimizer", choices=recipes.OPTIMIZERS, help="another wants another --lr and --weight-decay too"
+    )
     change.add_argument("--lr", type=_real(False, math.inf), metavar="X", help="(peak) learning rate")
     change.add_argument("--weight-decay", type=_real(True, math.inf), metavar="X", help="of all but norms and biases")
     change.add_argument("--label-smoothing", type=_real(True, 1), metavar="X", help="of the cross entropy")

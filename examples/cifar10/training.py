@@ -39,7 +39,7 @@ from torch import Tensor
 from data import Dataset, ImageSet, channel_statistics, split
 
 CHANGES = (
-    *("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "augment", "augment_with", "flip"),
+    *("epochs", "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing", "augment", "augment_with", "flip"),
     *("mixup", "cutmix", "mix_share", "mix_rising", "ema_decay", "temperature"),
 )
 """Options that change the recipe."""

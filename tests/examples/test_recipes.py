@@ -47,3 +47,19 @@ def test_digits_have_a_recipe_of_their_own_name() -> None:
 def test_other_networks_have_no_published_recipe() -> None:
     with pytest.raises(UsageError, match="--model resnet10t has no published recipe"):
         recipes.choose("published", "resnet10t")
+
+
+def test_every_recipe_for_all_is_made_of_what_there_is() -> None:
+    for name in recipes.NAMES[:-1]:
+        recipe = recipes.choose(name, "net4")
+        assert recipe.name == name
+        assert recipe.augment in pipelines.NAMES
+        assert (recipe.flip in recipes.FLIPS, recipe.augment_with) == (True, "torch")
+        assert recipe.optimizer in recipes.OPTIMIZERS
+
+
+def test_fast_is_shorter_than_modern_and_long_is_longer() -> None:
+    fast, modern, long = (recipes.choose(name, "net4") for name in ("fast", "modern", "long"))
+    steps = [recipe.epochs / recipe.batch_size for recipe in (fast, modern, long)]
+    assert steps == sorted(steps)
+    assert steps[0] < steps[1] / 4
