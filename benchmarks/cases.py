@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.ways import autocast
 from convblocks import DepthwiseSeparableConv, ops
 
 Pair = tuple[int, int]
@@ -186,13 +187,18 @@ class StepData:
         self.weight, self.point = block.weight, block.point
         stride, padding, dilation = (pair[0] for pair in self.where)
         self.block = DepthwiseSeparableConv(
-            case.shape[1], case.out, case.kernel, stride, padding, dilation, device=device, dtype=self.dtype
+            case.shape[1], case.out, case.kernel, stride, padding, dilation, device=device
         ).to(memory_format=layout)
-        self.dy = torch.randn_like(self.block(self.x))
+        self.dy = torch.randn_like(self.forward())
+
+    def forward(self) -> Tensor:
+        """As networks are trained: float32 weights, and in low precision autocast over them."""
+        with autocast(self.x):
+            return self.block(self.x)
 
     def step(self, training: bool) -> Callable[[], Any]:
         leaves = [self.x, *self.block.parameters()]
-        return lambda: torch.autograd.grad(self.block(self.x), leaves, self.dy)
+        return lambda: torch.autograd.grad(self.forward(), leaves, self.dy)
 
     def check(self) -> dict[str, float]:
         """Return the errors of our gradients of the input and the first weight against float64."""

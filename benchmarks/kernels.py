@@ -109,7 +109,7 @@ def write_decisions(given: argparse.Namespace, where: dict[str, Any], until: flo
     # What has gone wrong once may have taken the whole process with it.
     todo.sort(key=lambda question: question.name in failed)
     if given.device == "cuda" and not given.quick:
-        for words in warm(todo, given.device, max(1.0, min(120.0, (until - time.monotonic()) / 3))):
+        for words in warm(todo, given.device, max(1.0, (until - time.monotonic()) / 3)):
             print(f"not compiled beforehand: {words}", flush=True)
     for name, least, why in decide(given.device, 2 if given.quick else 20, sizes, todo):
         print(f"{name}: {why or least}", flush=True)

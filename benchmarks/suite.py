@@ -27,6 +27,7 @@ from benchmarks.timing import (
     peak_memory,
     product_rate,
 )
+from benchmarks.warm import compile_all
 from benchmarks.ways import WAYS, Way
 
 Work: TypeAlias = "Callable[[Job, Data], dict[str, Any]]"
@@ -118,6 +119,25 @@ def rows_of(job: Job, machine: Machine, work: Work) -> list[dict[str, Any]]:
         | timing._asdict()
         for mode, timing in timings.items()
     ]
+
+
+def warm(todo: Sequence[Job], machine: Machine, seconds: float, processes: int | None = None) -> list[str]:
+    """Compile the Triton kernels of the library that the jobs want, all at once. Returns what went wrong."""
+    return compile_all(_once, [(*job, machine.dtype, machine.device) for job in ours_alone(todo)], seconds, processes)
+
+
+def ours_alone(todo: Sequence[Job]) -> list[Job]:
+    """Return the jobs whose own kernels need no other compiler; those of the others are the same."""
+    return [job for job in todo if job.way.backend == "triton" and job.way.compiled is None]
+
+
+def _once(subject: Subject, way: Way, direction: str, dtype: torch.dtype, device: str) -> None:
+    # The number of images makes no other kernel.
+    data = Data(subject._replace(shape=(2, *subject.shape[1:])), direction, dtype, device)
+    with ways.setting(way, data.gradients):
+        data.call(way)()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def run(
@@ -233,6 +253,10 @@ def main(
     except ValueError as error:
         made.error(str(error))
     machine = Machine(given.device, dtype, milliseconds, begun["copy bytes per second"])
-    bad = run(todo, machine, record, work, 60 * given.minutes)
+    until = time.monotonic() + 60 * given.minutes
+    if given.device == "cuda" and not given.quick:
+        for words in warm([job for job in todo if not record.has(_key(job, machine))], machine, 15 * given.minutes):
+            print(f"not compiled beforehand: {words}", flush=True)
+    bad = run(todo, machine, record, work, until - time.monotonic())
     print(f"wrote {path}: {len(record.rows)} rows, {bad} wrong or failed")
     return 1 if bad else 3 if record.left_out else 0

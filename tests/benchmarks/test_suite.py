@@ -1,6 +1,7 @@
 """The comparison of blocks and networks: checked before timed, nothing lost, the same structure where it says so."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -260,3 +261,21 @@ def test_a_frozen_way_holds_its_weights_as_constants():
     with ways.setting(way, gradients=False):
         _, (code,) = run_and_get_code(data.call(way))
     assert "_frozen_param" in code
+
+
+@pytest.mark.parametrize("benchmark", [blocks, networks])
+def test_what_is_compiled_beforehand_can_be_handed_to_another_process(benchmark):
+    passes = ("inference", "training") if benchmark is blocks else ("inference", "step")
+    todo = suite.ours_alone(suite.jobs(benchmark.subjects("cuda", False), passes, "cuda", "convblocks"))
+    assert {job.direction for job in todo} == set(passes)
+    assert {job.subject.name for job in todo} == {"convblocks"}
+    assert pickle.loads(pickle.dumps(todo[0].way)) == todo[0].way
+    for job in todo:
+        assert pickle.loads(pickle.dumps(job.subject)).shape == job.subject.shape
+
+
+def test_kernels_are_compiled_in_other_processes():
+    todo = suite.jobs(blocks.subjects("cpu", True)[:1], ("inference", "training"), "cuda", "convblocks")
+    machine = suite.Machine("cpu", torch.bfloat16, 1, 1.0)
+    assert len(suite.ours_alone(todo)) == 3
+    assert suite.warm(todo, machine, 120, processes=1) == []
