@@ -59,7 +59,10 @@ def rows(
 
 def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:
     """The gathering kernels, at 5 x 5 with stride 2."""
-    chosen = _launch.fit(_launch.GATHER_BACKWARD if backward else _launch.GATHER_FORWARD, channels, WIDTH[dtype])
+    if backward:
+        chosen = _launch.fit(_launch.GATHER_BACKWARD, channels, WIDTH[dtype])
+    else:
+        chosen = _launch.fit(_launch.GATHER_FORWARD, channels, 2)
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DX", "SHIFT", "Y"), SHORT[dtype])
     pointers |= dict.fromkeys(("PART_WEIGHT", "AROUND", "PART"), "fp32")
     constants = {"UNIT": 16, "EVEN_C": True, "KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True}
@@ -92,7 +95,8 @@ def separable(
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     if rolling:
-        return _rolling(assembly, chosen, out)
+        # What must be moved of a position is the mean of what comes in and what goes out, twice.
+        return _rolling(assembly, chosen, (channels + out) / 2)
     return Build(assembly, chosen.block * out / (32 * chosen.warps), 0)
 
 
@@ -114,7 +118,7 @@ def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build
     return Build(assembly, cut.block * power_of_two(width) / (32 * cut.warps), 0)
 
 
-def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: int) -> Build:
+def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: float) -> Build:
     outputs = 2 * tiling.block * width / (32 * tiling.warps) * tiling.rows
     return Build(assembly, outputs, tiling.rows + 2)
 

@@ -65,6 +65,12 @@ def test_few_channels_are_loaded_as_widely_as_they_lie(unit: int, backward: bool
     assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
 
 
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 80), ("float32", 80), ("float32", 90)])
+@pytest.mark.parametrize("backward", [False, True])
+def test_gathering_spills_nowhere(dtype: str, arch: int, backward: bool) -> None:
+    assert builds.gather(dtype, arch, backward=backward, channels=64).assembly.spills() == 0
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_gathering(backward: bool) -> None:
     assembly = builds.gather("bfloat16", 90, backward=backward).assembly
