@@ -1,18 +1,20 @@
 """What the compiler makes of the kernels, on any machine: `python -m benchmarks.machine_code`.
 
-Every kernel is compiled for GPUs that need not be there, at every width of channels that `convblocks.ops` starts it at,
-and disassembled. For each: registers of a thread, accesses to spilled ones, shared memory of a program, the warps that
-one multiprocessor holds at a time by these two, and for the rolling kernels the instructions for an element of output.
+Every kernel is compiled for GPUs that need not be there, at the widest blocks that `convblocks.ops` starts and at
+common ones, and disassembled. For each: registers of a thread, accesses to spilled ones, shared memory of a program,
+the warps that one multiprocessor holds at a time by these two, and for the rolling kernels the instructions for an
+element: of the output, or of the mean of input and output where a block changes the number of channels.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 PATH = Path(__file__).parent / "results" / "machine_code.json"
 ARCHITECTURES = (80, 90)
-DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MAIN = ("bfloat16", 90)
+KINDS = [MAIN, ("bfloat16", 80), ("float32", 90)]
+DTYPES = {"bfloat16": 2, "float32": 4}
 WIDTHS = (16, 32, 64, 128, 256)
 FEW = 12
 """Warps of a multiprocessor below which they do not hide the time that memory takes by themselves."""
@@ -39,50 +43,37 @@ def jobs(quick: bool) -> Iterator[Job]:
     """Yield what describes a kernel, and the call that compiles it."""
     from benchmarks import builds
 
-    some = itertools.product(("bfloat16",), (90,)) if quick else itertools.product(DTYPES, ARCHITECTURES)
-    for dtype, arch in some:
-        kind = {"dtype": dtype, "arch": arch}
-        for channels in (64,) if quick else (16, 32, 64):
-            row = kind | {"channels": channels}
-            yield row | {"kernel": "rows_forward"}, _later(builds.rows, dtype, arch, channels=channels)
-            yield (
-                row | {"kernel": "rows_forward, statistics"},
-                _later(builds.rows, dtype, arch, statistics=True, channels=channels),
-            )
-            for bias in (False, True):
-                name = "rows_backward, bias" if bias else "rows_backward"
-                call = _later(builds.rows, dtype, arch, backward=True, bias=bias, channels=channels)
-                yield row | {"kernel": name}, call
-            yield row | {"kernel": "gather_forward"}, _later(builds.gather, dtype, arch, channels=channels)
-            call = _later(builds.gather, dtype, arch, backward=True, channels=channels)
-            yield row | {"kernel": "gather_backward"}, call
-        for channels, out in [(64, 64)] if quick else widths(dtype, arch):
+    for dtype, arch in [MAIN] if quick else KINDS:
+        kind, every = {"dtype": dtype, "arch": arch}, (dtype, arch) == MAIN and not quick
+        single = {
+            "rows_forward": _later(builds.rows, dtype, arch, channels=64),
+            "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
+            "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
+            "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),
+            "gather_forward": _later(builds.gather, dtype, arch, channels=64),
+            "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
+        }
+        for name, call in single.items():
+            yield kind | {"channels": 64, "kernel": name}, call
+        for channels, out in [(64, 64)] if quick else widths(dtype, every):
             row = kind | {"channels": channels, "out": out}
             yield row | {"kernel": "rows_separable"}, _later(builds.separable, dtype, arch, channels, out)
             call = _later(builds.separable, dtype, arch, channels, out, rolling=False)
             yield row | {"kernel": "gather_separable"}, call
             for name in ("pointwise_forward", "pointwise_backward"):
                 yield row | {"kernel": name}, _later(builds.training, name, dtype, arch, channels, out)
-        for channels, name in itertools.product(
-            (64,) if quick else WIDTHS, ("normalise", "norm_sums", "norm_backward")
-        ):
-            call = _later(builds.training, name, dtype, arch, channels, channels)
-            yield kind | {"channels": channels, "kernel": name}, call
+        for channels in (64, 256) if every or quick else ():
+            for name in ("normalise", "norm_sums", "norm_backward"):
+                call = _later(builds.training, name, dtype, arch, channels, channels)
+                yield kind | {"channels": channels, "kernel": name}, call
 
 
-def widths(dtype: str, arch: int) -> list[tuple[int, int]]:
-    """Return widths of blocks, of what comes in and what goes out, that one program can keep on the chip.
-
-    All of them; of the older architecture those that none is wider than, and the commonest. float16 is as wide as
-    bfloat16, and compiled to the same but for the names of the instructions.
-    """
-    if dtype == "float16":
-        return [(64, 64), (128, 128)]
-    size = DTYPES[dtype]
+def widths(dtype: str, every: bool) -> list[tuple[int, int]]:
+    """Return widths of blocks, of what comes in and what goes out: those that none is wider than, and common ones."""
+    size, common = DTYPES[dtype], [(16, 16), (32, 32), (64, 64)] if every else [(64, 64)]
     fit: list[tuple[int, int]] = [(c, o) for c in WIDTHS for o in WIDTHS if _separable.keeps(c, o, size)]
-    if arch == max(ARCHITECTURES):
-        return fit
-    return [(c, o) for c, o in fit if c == o == 64 or not (_separable.keeps(2 * c, o, size) or (c, 2 * o) in fit)]
+    widest = [(c, o) for c, o in fit if not (_separable.keeps(2 * c, o, size) or (c, 2 * o) in fit)]
+    return common + widest
 
 
 def row_of(build: Build) -> dict[str, Any]:
@@ -132,7 +123,11 @@ def worst(result: dict[str, Any]) -> str:
 
 
 def _later(call: Callable[..., Build], *arguments: Any, **options: Any) -> Callable[[], Build]:
-    return lambda: call(*arguments, **options)
+    return functools.partial(call, *arguments, **options)
+
+
+def _counts(compiled: Callable[[], Build]) -> dict[str, Any]:
+    return row_of(compiled())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,15 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one dtype, architecture and width")
     parser.add_argument("--output", type=Path, default=PATH, help="where the JSON goes")
+    parser.add_argument("--processes", type=int, default=1, help="that compile at a time")
     given = parser.parse_args(arguments)
     import triton
 
     versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
-    rows: list[dict[str, Any]] = []
-    for row, compiled in jobs(given.quick):
-        start = time.process_time()
-        rows.append(row | row_of(compiled()))
-        print(f"{rows[-1]}, {time.process_time() - start:.1f} s", flush=True)
+    todo = list(jobs(given.quick))
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        rows: list[dict[str, Any]] = []
+        for (row, _), counts in zip(todo, pool.map(_counts, (call for _, call in todo)), strict=True):
+            rows.append(row | counts)
+            print(rows[-1], flush=True)
     write(given.output, json.dumps({"environment": versions, "rows": rows}, indent=1) + "\n")
     print(f"wrote {given.output}\n{worst({'environment': versions, 'rows': rows})}")
 
