@@ -32,6 +32,7 @@ from rundir import LAST, METRICS
 PROG = "experiments.py"
 TRAIN = Path(__file__).with_name("train.py")
 MODELS = ("frontier_100k", "frontier_200k", "era_s9", "net4", "twelve_layer", "late_100k", "eva8_s6")
+NOTES = "experiments.json"
 STARTING = 20.0
 """Seconds before the end in which no run is started: reading the data would take most of them."""
 SAVING = 60.0
@@ -64,7 +65,7 @@ class Job:
         seed: The seed.
         graph: By CUDA graph; given up where a run fails with it.
         status: ``"waiting"``, ``"running"``, ``"finished"``, ``"interrupted"`` or ``"failed"``.
-        seconds: Of all its processes.
+        seconds: Of all its processes, those of earlier calls too.
     """
 
     model: str
@@ -95,7 +96,9 @@ class Experiments:
         self.at_once = at_once
         self.arguments = arguments
         self.end = time.monotonic() + 60 * arguments.minutes
+        before = self._seconds_before()
         for job in jobs:
+            job.seconds = before.get(job.name, 0.0)
             if finished(arguments.run_dir / job.name):
                 self._finish(job)
 
@@ -152,7 +155,8 @@ class Experiments:
         job.process = None
         folder = self.arguments.run_dir / job.name
         if status == 0 and finished(folder):
-            self._finish(job)
+            # How many ran beside it belongs to its figures of time.
+            self._finish(job, runs_at_once=self.at_once)
             last = json.loads((folder / METRICS).read_text())["last_epoch"]
             self._note(f"{job.name}: finished in {job.seconds:.0f} s, test accuracy {last['test_acc']:.2f} %")
         elif status == command.INTERRUPTED or stopping:
@@ -165,12 +169,10 @@ class Experiments:
             job.status = "failed"
             self._note(f"{job.name}: failed with exit status {status} ({self._last_line(job)}); see {self._log(job)}")
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, **beside: int) -> None:
         job.status = "finished"
-        # How many ran beside it belongs to its figures of time.
-        beside = {"runs_at_once": self.at_once} if job.seconds else {}
         made = self.arguments.results / f"{job.name}.json"
-        if job.seconds or not made.exists():
+        if beside or not made.exists():
             self.arguments.results.mkdir(parents=True, exist_ok=True)
             table.add(self.arguments.run_dir / job.name, self.arguments.results, **beside)
 
@@ -208,7 +210,14 @@ class Experiments:
             "runs": [{key: getattr(job, key) for key in kept} for job in self.jobs],
         }
         self.arguments.run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.arguments.run_dir / "experiments.json", json.dumps(said, indent=2) + "\n")
+        write_atomic(self.arguments.run_dir / NOTES, json.dumps(said, indent=2) + "\n")
+
+    def _seconds_before(self) -> dict[str, float]:
+        try:
+            runs = json.loads((self.arguments.run_dir / NOTES).read_text())["runs"]
+            return {run["name"]: float(run["seconds"]) for run in runs}
+        except (OSError, ValueError, KeyError):
+            return {}
 
 
 def finished(folder: Path) -> bool:

@@ -118,8 +118,14 @@ def test_time_that_is_up_interrupts_and_the_next_call_goes_on(
     assert time.monotonic() - start < 30
     assert [one["status"] for one in said(tmp_path)["runs"]] == ["interrupted", "waiting"]
     assert "0 of 2 runs are finished" in capsys.readouterr().out
+    before = [one["seconds"] for one in said(tmp_path)["runs"]]
+    assert before[0] > 1
     assert run(tmp_path, words) == 0
     assert calls(tmp_path, "net4-modern-0") == ["overwrite eager", "resume eager"]
+    # What the first call spent on it counts too.
+    assert said(tmp_path)["runs"][0]["seconds"] > before[0]
+    assert run(tmp_path, words) == 0
+    assert said(tmp_path)["runs"][0]["seconds"] > before[0]
 
 
 @pytest.mark.parametrize(
