@@ -42,6 +42,8 @@ class Theme:
             **dict.fromkeys(papered, self.paper),
             "grid.color": self.faint,
             "legend.edgecolor": self.faint,
+            # A line behind the words would be read as a part of them.
+            "legend.framealpha": 1.0,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.prop_cycle": cycler(color=self.lines * len(DASHES), linestyle=DASHES * len(self.lines)),
@@ -95,6 +97,8 @@ def curves(log: Log, theme: Theme) -> bytes:
             axes.legend(fontsize=8)
         rate.plot(epochs, [row["lr"] for row in log], marker=marker, color=theme.lines[0])
         _over_epochs(rate, "learning rate")
+        # Around the single point of one epoch matplotlib would count below 0.
+        rate.set_ylim(bottom=0)
         return _png(figure)
 
 

@@ -47,7 +47,8 @@ caption { text-align: left; padding: .25rem 0; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 thead th { vertical-align: bottom; }
 th:first-child, .text { text-align: left; }
-td.text { max-width: 48rem; overflow-wrap: break-word; }
+td { white-space: nowrap; }
+td.text { max-width: 48rem; overflow-wrap: break-word; white-space: normal; }
 tbody th { font-weight: 500; }
 tr { break-inside: avoid; }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; }
@@ -125,7 +126,9 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, t
         rows: The cells.
         text: The columns that are no figures, besides the first.
     """
-    columns = "".join(f'<th scope="col"{_left(column in text)}>{escape(name)}</th>' for column, name in enumerate(head))
+    # A sign of percent stays with the last word: alone in a line of its own it says nothing.
+    names = [escape(name).replace(" %", "\N{NO-BREAK SPACE}%") for name in head]
+    columns = "".join(f'<th scope="col"{_left(column in text)}>{name}</th>' for column, name in enumerate(names))
     body = []
     for first, *others in rows:
         cells = (f"<td{_left(column in text)}>{escape(cell)}</td>" for column, cell in enumerate(others, 1))

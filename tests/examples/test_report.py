@@ -28,6 +28,7 @@ import testset
 import torch
 import trained
 from evaluation import Evaluation, evaluate
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
@@ -206,6 +207,33 @@ def test_layers_add_up_to_the_parameters(digits_run: Path, shown: Page) -> None:
     assert whole[parameters] == "170,106"
     convolutions = [row for row in rows if row[1] == "Conv2d"]
     assert (len(convolutions), {row[kernel] for row in convolutions}) == (11, {"1", "3"})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(59.4, "59 s"), (60, "1 min 00 s"), (636.6, "10 min 37 s"), (3599.6, "1 h 00 min")]
+)
+def test_durations_of_two_runs_can_be_compared(seconds: float, said: str) -> None:
+    assert sections._duration(seconds) == said
+
+
+def test_percent_stays_with_its_word_and_figures_in_one_line() -> None:
+    html = page.table("caption", ["run", "test accuracy, %"], [["one", "10 min 37 s"]])
+    assert "test accuracy,\N{NO-BREAK SPACE}%" in html
+    assert re.search(r"^td \{ white-space: nowrap; \}", page.document("name", "", {}), re.MULTILINE)
+
+
+def test_axes_and_legends_of_a_single_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(charts, "_png", lambda figure: figures.append(figure) or b"")
+    row: Any = {f"{part}_{kind}": 1.0 for part in ("train", "val", "test") for kind in ("loss", "acc")}
+    charts.curves([row | {"epoch": 1, "lr": 0.0}], charts.LIGHT)
+    charts.per_class(["cat", "dog"], [40.0, 60.0], 50.0, charts.LIGHT)
+    rate = figures[0].axes[2]
+    assert rate.get_ylim()[0] == 0
+    # The line at the accuracy over all runs behind the legend that names it.
+    legend = figures[1].axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_frame().get_alpha() == 1
 
 
 def test_configuration_is_all_there(digits_run: Path, shown: Page) -> None:
