@@ -158,6 +158,8 @@ def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[i
     rule = find_rule(node.func, node.op)
     if rule is None:
         raise NoRule
+    if node.hides:
+        raise NoRule("a mask that hides places")
     call = Call(graph, node, number, labels, policy)
     result: Result = rule(call)
     call.ignore(*(node.kwargs.get(name) for name in results_of(node.func)))

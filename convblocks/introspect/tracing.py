@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convblocks.introspect import meta
+from convblocks.introspect import masks, meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
 from convblocks.introspect.operations import (
     COSTED,
@@ -46,6 +46,8 @@ class Node:
     kwargs: dict[str, Any]
     outputs: tuple[int, ...]
     call: int
+    hides: bool = False
+    """A mask hides a part of what it depends on."""
     _arguments: dict[str, Any] | None = None
     _operands: tuple[int, ...] | None = None
 
@@ -92,6 +94,7 @@ class Graph:
     dtypes: list[torch.dtype] = field(default_factory=list[torch.dtype])
     depends: list[bool] = field(default_factory=list[bool])
     constants: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    masks: set[int] = field(default_factory=set[int])
     parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
     inputs: tuple[int, ...] = ()
@@ -167,6 +170,8 @@ class _Tracer(TorchDispatchMode):
                 self.graph.parameters[value] = tensor
             elif tensor.device.type == "cpu":
                 self.graph.constants[value] = tensor
+                if masks.hides(tensor):
+                    self.graph.masks.add(value)
             alias = Alias.fresh(value, meta=tensor.is_meta)
             self.bind(tensor, alias)
         return self.aliases.value(alias)
@@ -184,10 +189,17 @@ class _Tracer(TorchDispatchMode):
         return self._record(func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]) -> list[int]:
-        op = name_of(func)
-        if op in COSTED or any(self.graph.depends[value] for value in outputs):
+        op, graph = name_of(func), self.graph
+        depends = any(graph.depends[value] for value in outputs)
+        plain = op.rstrip("_")
+        masked = bool(graph.masks) and any(ref.value in graph.masks for ref in _refs((args, kwargs)))
+        masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
+        if masked and not depends:
+            graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
+        if depends or op in COSTED:
             call = self.stack[-1] if self.stack else -1
-            self.graph.nodes.append(Node(op, func, args, kwargs, tuple(outputs), call))
+            hides = masked and (plain in masks.MEETS or "attention" in op)
+            graph.nodes.append(Node(op, func, args, kwargs, tuple(outputs), call, hides))
         return outputs
 
     def _twin(self, tensor: Tensor) -> Tensor:
@@ -271,6 +283,10 @@ class _Tracer(TorchDispatchMode):
         for tensor, value in zip(outputs, numbered, strict=True):
             if tensor.device.type == "cpu" and not tensor.is_floating_point():
                 self.graph.constants[value] = tensor
+            elif tensor.device.type == "cpu":
+                # Here the values tell, and not where they come from.
+                self.graph.masks -= {value}
+                self.graph.masks |= {value} if masks.hides(tensor) else set()
 
     def _write(self, into: list[Tensor | None], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
         for target, tensor, value in zip(into, outputs, numbered, strict=True):

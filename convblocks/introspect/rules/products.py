@@ -66,6 +66,8 @@ def attention(call: Call) -> Result:
     """Every query reads all keys and all values of its head."""
     query, key, value = (call.of(call[name]) for name in ("query", "key", "value"))
     ndim = len(call.out_shape())
+    if call.get("is_causal"):
+        raise NoRule("a mask that hides places")
     for mask in ("attn_mask", "attn_bias"):
         if call.of(call.get(mask)) is not None:
             raise NoRule("an attention mask that depends on the input")
