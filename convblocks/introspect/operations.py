@@ -23,6 +23,13 @@ COSTED = frozenset(
 """Operations that multiply and accumulate: recorded even where they do not depend on the input."""
 
 
+FACTORIES = frozenset(
+    {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"}
+    | {"new_zeros", "new_empty", "new_ones", "new_full", "new_empty_strided"}
+)
+"""Operations that take a shape and a type from their argument, and no value."""
+
+
 @cache
 def name_of(func: Any) -> str:
     """`convolution` for `aten.convolution.default`.

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.constants import known
 from convblocks.introspect.labels import Labels, affordable, compress, gather, slide, union, window_taps
 from convblocks.introspect.tracing import Graph, Node
 
@@ -103,7 +104,7 @@ class Call:
 
     def constant(self, ref: Ref) -> Tensor:
         """The elements of an operand that does not depend on the input."""
-        value = self.graph.constants.get(ref.value)
+        value = known(self.graph, ref.value)
         if value is None:
             raise NoRule("indices of unknown value")
         return value

@@ -23,9 +23,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convblocks.introspect import masks, meta
-from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Step
+from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
+from convblocks.introspect.constants import known
 from convblocks.introspect.operations import (
     COSTED,
+    FACTORIES,
     bind,
     is_composite,
     is_inplace_view,
@@ -93,7 +95,9 @@ class Graph:
     shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     dtypes: list[torch.dtype] = field(default_factory=list[torch.dtype])
     depends: list[bool] = field(default_factory=list[bool])
-    constants: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    made: dict[int, Node] = field(default_factory=dict[int, Node])
+    """How the values that do not depend on the input were made; `constants.known` makes them again."""
+    constants: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
     masks: set[int] = field(default_factory=set[int])
     parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
@@ -152,6 +156,8 @@ class _Tracer(TorchDispatchMode):
         self.twins: dict[int, Tensor] = {}
         # A tensor object must outlive the trace, or its id would be given to another.
         self.alive: list[Tensor] = []
+        # The first value of a piece of memory that the trace found filled.
+        self.found: dict[Root, int] = {}
         self.stack: list[int] = []
 
     def new_value(self, shape: Sequence[int], dtype: torch.dtype, depends: bool) -> int:
@@ -173,6 +179,7 @@ class _Tracer(TorchDispatchMode):
                 if masks.hides(tensor):
                     self.graph.masks.add(value)
             alias = Alias.fresh(value, meta=tensor.is_meta)
+            self.found[alias.root] = value
             self.bind(tensor, alias)
         return self.aliases.value(alias)
 
@@ -196,10 +203,12 @@ class _Tracer(TorchDispatchMode):
         masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
         if masked and not depends:
             graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
+        hides = depends and masked and (plain in masks.MEETS or "attention" in op)
+        node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
         if depends or op in COSTED:
-            call = self.stack[-1] if self.stack else -1
-            hides = masked and (plain in masks.MEETS or "attention" in op)
-            graph.nodes.append(Node(op, func, args, kwargs, tuple(outputs), call, hides))
+            graph.nodes.append(node)
+        if not depends:
+            graph.made.update(dict.fromkeys(outputs, node))
         return outputs
 
     def _twin(self, tensor: Tensor) -> Tensor:
@@ -225,7 +234,8 @@ class _Tracer(TorchDispatchMode):
             # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        args = _without_masks(func, args)
+        if name_of(func) in ("index", "_unsafe_index"):
+            args = (args[0], self._without_masks(args[1]), *args[2:])
         tensors: list[Tensor] = []
         _collect(args, tensors)
         _collect(kwargs.values(), tensors)
@@ -235,6 +245,8 @@ class _Tracer(TorchDispatchMode):
         numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
         writes = written_arguments(func, args, kwargs)
         on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
+        if writes and not on_meta:
+            self._save(writes)
         result = self._run(func, args, kwargs, on_meta)
 
         def numbered_ref(tensor: Tensor) -> Ref:
@@ -242,7 +254,7 @@ class _Tracer(TorchDispatchMode):
 
         node_args = map_tensors(args, numbered_ref)
         node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()}
-        depends = any(self.graph.depends[value] for value in values)
+        depends = any(self.graph.depends[value] for value in values) and name_of(func) not in FACTORIES
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]
@@ -265,7 +277,7 @@ class _Tracer(TorchDispatchMode):
             for tensor, value in zip(outputs, numbered, strict=True):
                 self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
         if not on_meta:
-            self._keep_constants(outputs, numbered)
+            self._look_for_masks(outputs, numbered)
         return result
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_meta: bool) -> Any:
@@ -279,14 +291,21 @@ class _Tracer(TorchDispatchMode):
         except NotImplementedError as error:
             raise ValueNeeded(f"aten.{name_of(func)} gives no answer without the values of its operands") from error
 
-    def _keep_constants(self, outputs: list[Tensor], numbered: list[int]) -> None:
+    def _look_for_masks(self, outputs: list[Tensor], numbered: list[int]) -> None:
+        """Where there are values they tell, and not where they come from."""
         for tensor, value in zip(outputs, numbered, strict=True):
-            if tensor.device.type == "cpu" and not tensor.is_floating_point():
-                self.graph.constants[value] = tensor
-            elif tensor.device.type == "cpu":
-                # Here the values tell, and not where they come from.
+            if tensor.device.type == "cpu" and tensor.is_floating_point():
                 self.graph.masks -= {value}
                 self.graph.masks |= {value} if masks.hides(tensor) else set()
+
+    def _save(self, written: list[Tensor]) -> None:
+        """Keep what a tensor of the network's own held before the network writes into it."""
+        for tensor in written:
+            alias = self.aliases.get(tensor)
+            value = self.found.pop(alias.root, None) if alias is not None else None
+            before = self.graph.constants.get(value) if value is not None else None
+            if value is not None and before is not None:
+                self.graph.constants[value] = before.clone()
 
     def _write(self, into: list[Tensor | None], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
         for target, tensor, value in zip(into, outputs, numbered, strict=True):
@@ -318,6 +337,19 @@ class _Tracer(TorchDispatchMode):
         self.bind(before, moved)
         self.bind(after, moved)
 
+    def _without_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Masks of known values become the lists of their places, which meta tensors can take."""
+        found: list[Tensor | None] = []
+        for item in indices:
+            mask = item
+            if mask is not None and mask.dtype in (torch.bool, torch.uint8) and mask.is_meta:
+                mask = known(self.graph, self.read(mask))
+            if mask is not None and mask.dtype in (torch.bool, torch.uint8):
+                found += mask.nonzero().unbind(1)
+            else:
+                found.append(item)
+        return found
+
     def _scalar(self, func: Any, tensor: Tensor) -> Any:
         value = self.read(tensor)
         if self.graph.depends[value]:
@@ -325,23 +357,13 @@ class _Tracer(TorchDispatchMode):
                 "the network asks for the value of a tensor that depends on its input (aten._local_scalar_dense)"
             )
         if tensor.is_meta:
-            raise ValueNeeded(
-                "the network asks for the value of a tensor on the meta device (aten._local_scalar_dense)"
-            )
+            made = known(self.graph, value)
+            if made is None:
+                raise ValueNeeded(
+                    "the network asks for the value of a tensor on the meta device (aten._local_scalar_dense)"
+                )
+            tensor = made
         return func(tensor)
-
-
-def _without_masks(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An index with its masks of known values replaced by the lists of their places, which meta tensors can take."""
-    if name_of(func) not in ("index", "_unsafe_index"):
-        return args
-    indices: list[Tensor | None] = []
-    for item in args[1]:
-        if item is not None and item.dtype in (torch.bool, torch.uint8) and not item.is_meta:
-            indices += item.nonzero().unbind(1)
-        else:
-            indices.append(item)
-    return (args[0], indices, *args[2:])
 
 
 def _refs(tree: Any) -> Iterator[Ref]:

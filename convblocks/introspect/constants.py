@@ -1,0 +1,94 @@
+"""What a tensor holds that does not depend on the input: a causal mask, a list of places, made of constants alone.
+
+A trace keeps how such tensors were made, on whatever device that was. They are made again, on the CPU and with data,
+when somebody asks.
+"""
+
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from convblocks.introspect.aliasing import Ref, Scatter
+from convblocks.introspect.labels import LARGEST
+from convblocks.introspect.operations import FACTORIES, written_arguments
+
+if TYPE_CHECKING:
+    from convblocks.introspect.tracing import Graph, Node
+
+
+def known(graph: Graph, value: int) -> Tensor | None:
+    """The elements of a tensor; None for what depends on the input, on a parameter, on chance, or has no data.
+
+    A result must not be written into: it may share its memory with a buffer of the network.
+    """
+    if value not in graph.constants:
+        # Said first, so that nothing is tried twice.
+        graph.constants[value] = None
+        node = graph.made.get(value)
+        if node is not None:
+            _make(graph, node)
+    return graph.constants[value]
+
+
+def _make(graph: Graph, node: Node) -> None:
+    """Note the results of an operation whose operands are all known."""
+    if any(math.prod(graph.shapes[value]) > LARGEST for value in node.outputs) or _drawn(node):
+        return
+    try:
+        result = _run(graph, node)
+    except (_NotKnown, RuntimeError, NotImplementedError, TypeError):
+        return
+    results = cast("Sequence[object]", result) if isinstance(result, (list, tuple)) else (result,)
+    for value, item in zip(node.outputs, results, strict=False):
+        if isinstance(item, Tensor) and tuple(item.shape) == graph.shapes[value]:
+            graph.constants[value] = item
+
+
+class _NotKnown(Exception):
+    pass
+
+
+def _drawn(node: Node) -> bool:
+    """Whether chance, or what the memory held before, is in the results."""
+    return torch.Tag.nondeterministic_seeded in node.func.tags or "empty" in node.op
+
+
+def _run(graph: Graph, node: Node) -> Any:
+    def value_of(item: Any) -> Any:
+        if isinstance(item, Ref):
+            found = known(graph, item.value)
+            if found is None and node.op in FACTORIES:
+                return torch.empty((), dtype=graph.dtypes[item.value]).expand(graph.shapes[item.value])
+            if found is None:
+                raise _NotKnown
+            return found
+        if isinstance(item, (list, tuple)):
+            items = [value_of(part) for part in cast("Sequence[Any]", item)]
+            return items if isinstance(item, list) else tuple(items)
+        return item
+
+    args: tuple[Any, ...] = value_of(node.args)
+    kwargs = {key: value_of(item) for key, item in node.kwargs.items()}
+    if kwargs.get("device") is not None:
+        kwargs["device"] = torch.device("cpu")
+    if isinstance(node.func, Scatter):
+        base, piece = args[0].clone(), args[1]
+        step = node.func.step
+        if any(isinstance(item, Ref) for item in step.args[1:]):
+            raise _NotKnown
+        view = step.func(base, *step.args[1:], **step.kwargs)
+        (view[step.output] if isinstance(view, (list, tuple)) else view).copy_(piece)
+        return base
+    for written in written_arguments(node.func, args, kwargs):
+        copy = written.clone()
+        args = tuple(copy if item is written else item for item in args)
+        kwargs = {key: copy if item is written else item for key, item in kwargs.items()}
+    return node.func(*args, **kwargs)
