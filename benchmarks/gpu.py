@@ -4,7 +4,7 @@
     kernels    the kernels beside PyTorch's, other tilings of them, and the table that the "auto" backend goes by
     blocks     the blocks beside what a user would take instead
     networks   the networks of examples/cifar10, inference and training steps
-    train      the networks trained, as many runs as the time allows
+    train      how busy training keeps the GPU, one run for speed, then the networks, as many runs as the time allows
 
 A stage writes its figures and a log of each part into OUT, goes on after a part that fails, and leaves what it has when
 its time is up; the same command again goes on where it stopped. summary.json says how each part ended, and so does the
@@ -59,7 +59,8 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
         test = [*python, "-m", "pytest", *marked, "-q", "-p", "no:cacheprovider"]
         # Most of the time goes to compiling kernels, on the CPU.
         many = ["-n", "8"] if device == "cuda" and importlib.util.find_spec("xdist") else []
-        found = [Part("tests", [*test, *many, "tests/ops/test_gpu.py" if quick else "tests/ops"], 0.7)]
+        found = [Part("tests", [*test, *many, "tests/ops/test_gpu.py" if quick else "tests/ops"], 0.6)]
+        found.append(Part("training", [*test, *many, "tests/examples/test_train_gpu.py"], 0.15))
         sanitizer = shutil.which("compute-sanitizer")
         if device == "cuda" and sanitizer:
             # With its own allocator, PyTorch hands out memory that a kernel may overrun unseen.
@@ -75,7 +76,7 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
                 "all",
             ]
             watched = ["tests/ops/test_gpu.py", "tests/ops/test_gpu_fused.py", "-k", "sanitizer"]
-            found.append(Part("memcheck", [*memcheck, *test, *watched], 0.3))
+            found.append(Part("memcheck", [*memcheck, *test, *watched], 0.25))
         return found
     if stage == "kernels":
         # What matters most first: without decisions the blocks take none of the kernels.
@@ -94,12 +95,31 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
             Part("run", [*run, "--output", path], 0.9),
             Part("tables", [*python, "-m", "benchmarks.roofline", path], 0.1),
         ]
-    words = ["--data-dir", str(data), "--run-dir", str(out / "runs"), "--results", str(out / "results")]
-    words += ["--minutes", f"{max(0.1, minutes - SAVING / 60):.2f}"]
-    if quick:
-        words += ["--models", "net4", "--seeds", "0"]
-    rest = ["--", "--device", device, *(["--dataset", "digits", "--epochs", "1"] if quick else [])]
-    return [Part("table", [*python, "examples/cifar10/experiments.py", *words, *rest])]
+    return _training(out, device, quick, minutes, data)
+
+
+def _training(out: Path, device: str, quick: bool, minutes: float, data: Path) -> list[Part]:
+    """Return what the training stage runs: the two measurements first, which take a minute or two each."""
+
+    def script(name: str, *words: str) -> list[str]:
+        return [sys.executable, f"examples/cifar10/{name}.py", *words]
+
+    where = ["--data-dir", str(data), "--run-dir", str(out / "runs")]
+    digits = ["--dataset", "digits", "--epochs", "1"] if quick else []
+    graph = ["--graph"] if device == "cuda" else []
+    busy = ["--images", "128", "--steps", "2", "--batch-size", "16"] if quick else []
+    busy += ["--model", "frontier_100k", "--recipe", "long", "--device", device, *graph]
+    # Nothing runs beside it: its time is what it is for.
+    fast = ["--model", "net4", "--recipe", "fast", "--name", "net4-fast-0", "--no-report", "--no-deterministic"]
+    fast += ["--resume" if (out / "runs" / "net4-fast-0" / "last.pt").exists() else "--overwrite"]
+    words = [*where, "--results", str(out / "results")]
+    words += ["--minutes", f"{max(0.1, 0.7 * minutes - SAVING / 60):.2f}", *(["--models", "net4"] if quick else [])]
+    words += ["--seeds", "0"] if quick else []
+    return [
+        Part("throughput", script("throughput", *busy, "--json", str(out / "throughput.json")), 0.1),
+        Part("speed", script("train", *where, *fast, "--device", device, *graph, *digits), 0.2),
+        Part("table", script("experiments", *words, "--", "--device", device, *digits), 0.7),
+    ]
 
 
 def run(part: Part, log: Path, seconds: float) -> int:

@@ -95,6 +95,21 @@ def test_every_stage_names_what_exists(tmp_path, device):
                 assert (gpu.ROOT / words[0]).is_file()
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_scripts_of_training_take_their_words(tmp_path, device, quick):
+    import experiments
+    import throughput
+    import train
+
+    scripts = {"throughput": throughput, "speed": train, "table": experiments}
+    for part in gpu.parts("train", tmp_path, device, quick, 9.0, tmp_path):
+        given = scripts.pop(part.name).parser().parse_args(part.command[2:])
+        if part.name == "speed":
+            assert (given.recipe, given.graph, given.resume) == ("fast", device == "cuda", False)
+    assert not scripts
+
+
 def test_a_stage_end_to_end_on_the_cpu(tmp_path, capsys):
     options = ["--out", str(tmp_path), "--device", "cpu", "--quick", "--minutes", "5"]
     assert gpu.main(["blocks", *options]) == 0, capsys.readouterr().out
