@@ -1,5 +1,6 @@
 """The script end to end, in this process."""
 
+import argparse
 import csv
 import functools
 import json
@@ -20,7 +21,10 @@ import report
 import sources
 import torch
 import trained
-from errors import RunError
+import training
+from devices import Device
+from errors import RunError, UsageError
+from parallel import Parallel
 from PIL import Image
 from rundir import FILES
 
@@ -492,6 +496,13 @@ def test_what_does_not_fit_together_is_refused(
     assert train(*words) == 2
     assert said in error(capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_is_refused_to_several_processes() -> None:
+    arguments = argparse.Namespace(sync_batch_norm=False, distill=None, teacher=None)
+    with pytest.raises(UsageError, match="--graph is for one process"):
+        training._require_fit(arguments, Device("cuda", graph=True), Parallel(processes=2))
+    training._require_fit(arguments, Device("cuda", graph=True), Parallel())
 
 
 def test_teacher_of_other_classes_is_refused(
