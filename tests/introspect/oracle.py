@@ -59,16 +59,22 @@ PRODUCTS = frozenset(
 GATHERING = frozenset(
     ["mean", "sum", "norm", "amax", "vector_norm", "linalg_vector_norm", "var", "std", "var_mean", "logsumexp"]
 )
+LONG = 16
+"""Fewer summands than these are no map."""
 ADAPTIVE = frozenset(["adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool3d"])
 
 
 class Linearised(TorchFunctionMode):
     """Replaces what has a vanishing or data-dependent gradient; with `local`, what gathers a whole map gives
-    constants."""
+    constants.
 
-    def __init__(self, local: bool = False) -> None:
+    `source` is the input, to find what gathers it through dimensions that tell nothing of themselves: tokens, patches.
+    """
+
+    def __init__(self, local: bool = False, source: Tensor | None = None) -> None:
         super().__init__()
         self.local = local
+        self.source = source
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -104,10 +110,27 @@ class Linearised(TorchFunctionMode):
             first = out[0] if isinstance(out, tuple) else out
             # A map of one place where there was more than one is a gate.
             lost = first.numel() * 16 < x.numel() or first.dim() < x.dim() or 1 in first.shape[2:]
-            if x.dim() >= 3 and lost and _gathers_map(x, first, args, kwargs, plain):
+            if x.dim() >= 3 and lost and (_gathers_map(x, first, args, kwargs, plain) or self._gathers_all(x, first)):
                 return tuple(torch.ones_like(t) for t in out) if isinstance(out, tuple) else torch.ones_like(out)
             return out
         return func(*args, **kwargs)
+
+    def _gathers_all(self, x: Tensor, out: Tensor) -> bool:
+        """Whether an element of a sum depends on more than half of the input, where no summand does.
+
+        As it is kept with length 1 it is met by what has a place.
+        """
+        if self.source is None or out.dim() < x.dim() or out.numel() * LONG > x.numel():
+            return False
+        return self._sees_most(out) and not self._sees_most(x)
+
+    def _sees_most(self, tensor: Tensor) -> bool:
+        assert self.source is not None
+        one = tensor.flatten()[tensor.numel() // 2]
+        (gradient,) = torch.autograd.grad(one, self.source, retain_graph=True)
+        longest = max(range(2, gradient.dim()), key=lambda dim: gradient.shape[dim])
+        seen = span(gradient != 0, longest)
+        return seen is not None and 2 * (seen[1] - seen[0] + 1) > gradient.shape[longest]
 
     def _identity(self, name: str, x: Tensor) -> Tensor:
         return x if name.endswith("_") and not name.startswith("__") else x * 1.0
@@ -227,7 +250,7 @@ def reached(
     own place weighs its neighbour by 1e-17 where exact arithmetic has zero. Deep networks have true gradients as small.
     """
     x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
-    with EqualWeights(), Linearised(local):
+    with EqualWeights(), Linearised(local, x):
         y = function(x)
 
     def mask(selected: Tensor) -> Tensor:

@@ -88,9 +88,12 @@ SPREAD = [
     "test_byobnet",
     "test_efficientnet",
     "test_resnet",
+    "mobilevitv2_050",
+    "swiftformer_xs",
 ]
 
 DILATED = {
+    "mobilevitv2_050": (8,),
     "resnet18": (8, 16),
     "mobilenetv2_035": (8, 16),
     "convnext_atto": (8, 16),

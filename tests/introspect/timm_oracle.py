@@ -81,8 +81,9 @@ def gradient(record: dict[str, Any], **options: Any) -> dict[str, Any]:
     size, jump = record["size"] or 2000, record["jump"] or 32
     period = record["period"] or 1
     native = record["input"][2]
-    # The strip differs from the native size by whole periods: resampling to the size of an odd map is not by two.
-    step = period * (32 if 32 % jump == 0 else math.ceil(32 * jump))
+    # The strip differs from the native size by whole periods, and an even number of them: resampling to the size of an
+    # odd map is not by two, and a map that does not divide into patches of 2 x 2 is resampled to one that does.
+    step = 2 * period * (32 if 32 % jump == 0 else math.ceil(32 * jump))
     with _Unfilled():
         model = positive(timm.create_model(record["model"], **options))
     reason = ""
