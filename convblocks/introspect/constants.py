@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref, Scatter
 from convblocks.introspect.labels import LARGEST
-from convblocks.introspect.operations import FACTORIES, written_arguments
+from convblocks.introspect.operations import FACTORIES, name_of, written_arguments
 
 if TYPE_CHECKING:
     from convblocks.introspect.tracing import Graph, Node
@@ -57,8 +57,9 @@ class _NotKnown(Exception):
 
 
 def _drawn(node: Node) -> bool:
-    """Whether chance, or what the memory held before, is in the results."""
-    return torch.Tag.nondeterministic_seeded in node.func.tags or "empty" in node.op
+    """Whether chance, or what the memory held before or where, is in the results."""
+    step = node.func.step.func if isinstance(node.func, Scatter) else node.func
+    return torch.Tag.nondeterministic_seeded in step.tags or "empty" in node.op or "as_strided" in name_of(step)
 
 
 def _run(graph: Graph, node: Node) -> Any:

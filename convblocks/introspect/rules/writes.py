@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 
 from convblocks.introspect.aliasing import Step
-from convblocks.introspect.labels import NOTHING, Labels, compress, nothing_like, regroup
+from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, nothing_like, regroup
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.parts import slice_of
+
+
+REARRANGED = frozenset(
+    {"alias", "detach", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute"}
+)
+"""Views that show every element of their base once."""
 
 
 @rule("copy")
@@ -52,6 +59,10 @@ def scatter_into_view(call: Call) -> Result:
         if piece is not None and op in ("select", "unbind"):
             piece = piece.map(lambda data: data.unsqueeze(dim + 1))
         return _overwrite(base, piece if piece is not None else blank, dim, shape[dim], place)
+    if op in ("diagonal", "unfold"):
+        return _overwrite_places(base, piece if piece is not None else blank, step, shape)
+    if op not in REARRANGED:
+        raise NoRule(f"a write into a view made by aten.{op}")
     if piece is None:
         return blank
     if op in ("alias", "detach"):
@@ -61,10 +72,8 @@ def scatter_into_view(call: Call) -> Result:
     if op in ("transpose", "t"):
         first, second = (0, 1) if op == "t" else (arguments["dim0"] % len(shape), arguments["dim1"] % len(shape))
         return piece.map(lambda data: data.transpose(first + 1, second + 1))
-    if op == "permute":
-        order = [dim % len(shape) for dim in arguments["dims"]]
-        return piece.map(lambda data: data.permute(0, *(order.index(dim) + 1 for dim in range(len(shape)))))
-    raise NoRule(f"a write into a view made by aten.{op}")
+    order = [dim % len(shape) for dim in arguments["dims"]]
+    return piece.map(lambda data: data.permute(0, *(order.index(dim) + 1 for dim in range(len(shape)))))
 
 
 @rule("slice_scatter", "select_scatter")
@@ -88,9 +97,7 @@ def scatter(call: Call) -> Result:
 
 def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range) -> Labels:
     """`base` with the positions `place` of one dimension replaced by `piece`."""
-    if base.pooled != piece.pooled:
-        # The one that is pooled is a gate beside the other.
-        base, piece = (base.map(nothing_like), piece) if base.pooled else (base, piece.map(nothing_like))
+    base, piece = _without_gate(base, piece)
     # torch's function has no types.
     broadcast = cast("Callable[..., Sequence[int]]", torch.broadcast_shapes)  # pyright: ignore[reportUnknownMemberType]
     shape = list(
@@ -104,3 +111,20 @@ def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range)
     region = (slice(None),) * (dim + 1) + (slice(place.start, place.stop, place.step),)
     data[region] = piece.data
     return Labels(compress(data, [dim]), base.pooled and piece.pooled)
+
+
+def _without_gate(base: Labels, piece: Labels) -> tuple[Labels, Labels]:
+    """Of two, the one that is pooled beside one that is not is a gate."""
+    if base.pooled == piece.pooled:
+        return base, piece
+    return (base.map(nothing_like), piece) if base.pooled else (base, piece.map(nothing_like))
+
+
+def _overwrite_places(base: Labels, piece: Labels, step: Step, shape: Sequence[int]) -> Labels:
+    """`base` with the elements that a view shows replaced by `piece`: the same view of their numbers tells which."""
+    affordable(shape)
+    base, piece = _without_gate(base, piece)
+    numbers: torch.Tensor = step.func(torch.arange(math.prod(shape)).reshape(*shape), *step.args[1:], **step.kwargs)
+    data = base.data.expand(base.features, *shape).flatten(1).clone()
+    data[:, numbers.flatten()] = piece.data.expand(base.features, *numbers.shape).flatten(1)
+    return Labels(compress(data.reshape(base.features, *shape), range(len(shape))), base.pooled and piece.pooled)

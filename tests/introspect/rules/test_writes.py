@@ -42,6 +42,9 @@ VIEWS: dict[str, Callable[[Tensor], Any]] = {
     "view": lambda x: x.view(2, 12)[:, 5:9],
     "unsqueeze": lambda x: x.unsqueeze(1)[:, :, :2],
     "squeeze": lambda x: x[:1].squeeze(0)[1:],
+    "diagonal": lambda x: x.diagonal(0, 1, 2),
+    "diagonal from the end": lambda x: x.diagonal(-1, -1, 0)[1:],
+    "window": lambda x: x.unfold(1, 2, 2)[..., 0],
     "alias": lambda x: x.detach()[1:],
     "reshape alias": lambda x: aten._reshape_alias(x, [2, 12], [12, 1])[:, :5],
 }
@@ -104,9 +107,16 @@ def test_what_is_written_replaces_what_was(case: Case) -> None:
 
 
 def test_a_write_into_another_view_is_refused() -> None:
-    def function(x: Tensor) -> Tensor:
-        y = x.clone()
-        y.diagonal().add_(x[0])
+    def number(x: Tensor) -> Tensor:
+        y = x[0].clone()
+        # A view by strides; a constant written there once made all of the result depend on nothing.
+        y.fill_diagonal_(0.0)
         return y
 
-    assert "a write into a view made by aten.diagonal" in refused(function, (3, 3), 0)
+    def tensor(x: Tensor) -> Tensor:
+        y = x.clone()
+        y.as_strided((3,), (1,)).add_(x[0, 0])
+        return y
+
+    for function in (number, tensor):
+        assert "a write into a view made by aten.as_strided" in refused(function, (2, 3, 3))
