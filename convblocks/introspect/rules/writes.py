@@ -14,7 +14,6 @@ from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.parts import slice_of
 
-
 REARRANGED = frozenset(
     {"alias", "detach", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute"}
 )
