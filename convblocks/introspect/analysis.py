@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
-from convblocks.introspect.growth import agreement, follows_size, grown_length, reach
+from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import TooLarge
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
@@ -31,6 +31,14 @@ class Grown:
     fields: dict[tuple[int, int | None], AxisField | None] = field(
         default_factory=dict[tuple[int, int | None], AxisField | None]
     )
+
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` nodes."""
+        kept = {value for node in self.graph.nodes[:count] for value in node.outputs} | set(self.graph.inputs)
+        # The axes share a graph.
+        self.graph.nodes = self.graph.nodes[:count]
+        self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
+        self.agreed = count
 
 
 class Analysis:
@@ -102,8 +110,13 @@ class Analysis:
                 axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis][1]) for axis in self.axes
             }
             again = self.run(larger)
+            agreed = some.agreed
+            count = settled(self.native, some.graph, again[self.axes[0]].graph, agreed)
             for axis in self.axes:
                 self._grown[axis].append(again[axis])
+                if count < agreed:
+                    for run in self._grown[axis]:
+                        run.cut(count)
 
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
         """The network on an input of other lengths, with local labels along every axis."""

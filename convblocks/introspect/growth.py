@@ -15,6 +15,7 @@ from convblocks.introspect.tracing import Graph, Node
 
 Pair = tuple[int, int]
 RESAMPLING = ("upsample", "_upsample")
+RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "broadcast_to"})
 RESIZING = ("adaptive", "_adaptive", "flip", "roll", "index", "_cdist")
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
 
@@ -80,10 +81,45 @@ def grown_length(length: int, needed: int, multiple: int) -> int:
 
 def agreement(first: Graph, second: Graph) -> int:
     """How many leading nodes are the same in both graphs, sizes apart."""
+    foreign = _first_foreign(first, second)
     for count, (a, b) in enumerate(zip(first.nodes, second.nodes, strict=False)):
         if a.op != b.op or a.outputs != b.outputs or _refs(a.args) != _refs(b.args):
             return count
+        if a.outputs[0] > foreign or not _same_windows(first, second, a, b):
+            return count
     return min(len(first.nodes), len(second.nodes))
+
+
+def _first_foreign(first: Graph, second: Graph) -> float:
+    """The first value that is one parameter here and another there: Python chose a layer by the size of its input."""
+    numbers = first.parameters.keys() | second.parameters.keys()
+    return min((n for n in numbers if first.parameters.get(n) is not second.parameters.get(n)), default=math.inf)
+
+
+def _same_windows(first: Graph, second: Graph, a: Node, b: Node) -> bool:
+    """Whether a convolution or a pooling slides the same window, or takes the whole map both times."""
+    if a.op in ("convolution", "_convolution"):
+        weight: Ref = a.arguments["weight"]
+        return a.args == b.args and first.shapes[weight.value] == second.shapes[weight.value]
+    if "pool" not in a.op or a.args == b.args or "kernel_size" not in a.arguments:
+        return True
+    whole: list[bool] = []
+    for graph, node in ((first, a), (second, b)):
+        kernel = node.arguments["kernel_size"]
+        whole.append(tuple(kernel) == graph.shapes[node.args[0].value][-len(kernel) :])
+    return all(whole)
+
+
+def settled(native: Graph, grown: Graph, larger: Graph, count: int) -> int:
+    """How many of the first `count` nodes have no argument that is another at the original size alone.
+
+    One that follows the size differs in all three; one that Python chose where the input was large enough does not.
+    """
+    for number, nodes in enumerate(zip(native.nodes[:count], grown.nodes, larger.nodes, strict=False)):
+        here, there, beyond = ((node.args, node.kwargs) for node in nodes)
+        if here != there and there == beyond and nodes[0].op not in RESHAPES:
+            return number
+    return count
 
 
 def _refs(tree: Any) -> list[Any]:
@@ -105,7 +141,7 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
             outs: Sequence[int] = first.shapes[a.outputs[0]]
             if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
                 return True
-        elif a.op in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+        elif a.op in RESHAPES - {"expand", "broadcast_to"}:
             if not _same_grouping(first, second, a, b, seen):
                 return True
         elif a.op not in ("expand", "broadcast_to") and (a.args != b.args or a.kwargs != b.kwargs):

@@ -1,0 +1,55 @@
+"""Networks in which Python chooses by the size of the input: the answer is that of the layers chosen at this size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convblocks.introspect import receptive_field
+
+NARROW, WIDE = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 7, padding=3)
+LIMIT = 40
+
+CASES: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "layer": lambda x, large: NARROW(x) if large else WIDE(x),
+    "layer after another": lambda x, large: NARROW(NARROW(x)) if large else WIDE(NARROW(x)),
+    "kernel": lambda x, large: F.conv2d(x, x.new_ones(2, 2, 1, 3 if large else 5)),
+    "dilation": lambda x, large: F.conv2d(x, NARROW.weight, None, 1, 2, 2 if large else 1),
+    "stride": lambda x, large: F.avg_pool2d(x, 3, 2 if large else 1),
+    "crop": lambda x, large: NARROW(x[..., 2 if large else 1 :]),
+    "padding": lambda x, large: NARROW(F.pad(x, (3 if large else 1, 0))),
+    "pooling of the whole map": lambda x, large: NARROW(x) * F.avg_pool2d(x, x.shape[2:]),
+}
+
+
+class Network(nn.Module):
+    """Chooses by the size, or has chosen."""
+
+    def __init__(self, case: str, large: bool | None = None) -> None:
+        super().__init__()
+        self.function, self.large = CASES[case], large
+        self.layers = nn.ModuleList([NARROW, WIDE])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, x.shape[-1] > LIMIT if self.large is None else self.large)
+
+
+@pytest.mark.parametrize("length", [32, 48])
+@pytest.mark.parametrize("case", CASES)
+def test_the_field_is_that_of_what_was_chosen(case: str, length: int) -> None:
+    """The enlarged input once answered for the original one: a kernel of 3 where 7 had run."""
+    found = receptive_field(Network(case), (2, length, length))
+    expected = receptive_field(Network(case, length > LIMIT), (2, length, length))
+    assert not found.unknown
+    assert (found.full, found.local) == (expected.full, expected.local)
+
+
+def test_a_roll_that_was_chosen_is_not_guessed() -> None:
+    def rolled(x: Tensor) -> Tensor:
+        return NARROW(x.roll(2 if x.shape[-1] > LIMIT else 1, 3))
+
+    assert receptive_field(rolled, (2, 32, 32)).local.start in ((0, None), (0, -1))
+    assert receptive_field(rolled, (2, 48, 48)).local.start == (0, -2)
