@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from convblocks.deploy import fuse
 
 RESULTS = Path(__file__).parent / "results" / "fusion.json"
+LIMITS = {"float32": 1e-5, "float64": 1e-12}
+"""How far the output may move by fusing, as a share of the largest output."""
 INPUT_SIZE = (3, 96, 96)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # One or two of each family of timm that normalises by batch.
@@ -71,14 +73,22 @@ def distance(output: Tensor, expected: Tensor) -> float:
     return float((output - expected).abs().max() / expected.abs().max())
 
 
+def within(row: dict[str, Any]) -> bool:
+    """Whether the output moves by no more than fuse promises, in both precisions."""
+    return row["fused_float32"] <= LIMITS["float32"] and row["fused_float64"] <= LIMITS["float64"]
+
+
 def table(result: dict[str, Any]) -> str:
+    met = sum(within(row) for row in result["networks"])
     lines = [
-        "| network | norms | folded | convolutions merged | output moves, float32 | float64 |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| network | norms | folded | convolutions merged | output moves, float32 | float64 | own rounding | within |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in (*result["networks"], {"network": "**all**", **result["totals"]}):
-        moves = [f"{row[key]:.0e}" if key in row else "" for key in ("fused_float32", "fused_float64")]
-        cells = (row["network"], f"{row['norms']:,}", f"{row['folded']:,}", str(row["merged"]), *moves)
+        keys = ("fused_float32", "fused_float64", "rounding_float32")
+        moves = [f"{row[key]:.0e}" if key in row else "" for key in keys]
+        verdict = ("yes" if within(row) else "no") if "fused_float32" in row else f"{met} of {len(result['networks'])}"
+        cells = (row["network"], f"{row['norms']:,}", f"{row['folded']:,}", str(row["merged"]), *moves, verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
