@@ -1,18 +1,18 @@
 """Size, accuracy and latency of trained networks by every way out of PyTorch.
 
 Examples:
-  python examples/cifar10/deploy.py --measure accuracy --data-dir data
+  python examples/cifar10/deploy.py --measure accuracy --data-dir data/cifar10-jpeg
   python examples/cifar10/deploy.py --measure latency --threads 2 --networks twelve_layer
   python examples/cifar10/deploy.py --write
 
 Weights are those of --run, else those that `pretrained=True` loads, else random ones: these have no accuracy. Results
-are added to benchmarks/results/deployment.json, which --write turns into the table of docs/pages/deploy-table.md.
-Latency is measured well only where nothing else runs.
+are added to benchmarks/results/deployment.json, each with the command, machine and weights that it is of, and --write
+turns them into the table of docs/pages/deploy-table.md. Latency is measured well only where nothing else runs.
 """
 
 import argparse
 import json
-import re
+import shlex
 import statistics
 import sys
 import time
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import command
+import deployed
+from errors import UsageError
 
 PROG = "deploy.py"
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,9 +40,11 @@ def parser() -> argparse.ArgumentParser:
     made = command.parser(PROG, __doc__)
     made.add_argument("--measure", choices=("accuracy", "latency"), help="what to measure")
     made.add_argument("--networks", nargs="+", metavar="NAME", help="default: all")
+    made.add_argument("--ways", nargs="+", metavar="WAY", help="default: all; eager comes first, to compare with")
     made.add_argument("--run", type=Path, action="append", default=[], metavar="runs/<name>", help="take its weights")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="for latency (default: 1)")
     made.add_argument("--milliseconds", type=float, default=400, help="how long each call is repeated (default: 400)")
+    made.add_argument("--images", type=int, metavar="N", help="for accuracy: test images, spread (default: all)")
     made.add_argument("--data-dir", type=Path, default=Path("data"), help="test and training images (default: data)")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where the figures go")
     made.add_argument("--write", action="store_true", help="write the table of the results into the page")
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.measure:
         measure(arguments)
     if arguments.write:
-        PAGE.write_text(replaced(PAGE.read_text(), json.loads(arguments.results.read_text())))
+        PAGE.write_text(deployed.replaced(PAGE.read_text(), json.loads(arguments.results.read_text())))
     return 0
 
 
@@ -68,6 +72,8 @@ def measure(arguments: argparse.Namespace) -> None:
     data, shown = sources.load("auto", arguments.data_dir)
     if shown:
         print(shown)
+    machine = environment.hardware("cpu") | {"threads": None, "instructions": environment.instructions()}
+    about = {"command": arguments.command, "hardware": machine, "versions": environment.versions()}
     for name in arguments.networks or networks.NETWORKS:
         model, weights, (mean, std) = subject(name, arguments.run, data)
 
@@ -75,45 +81,57 @@ def measure(arguments: argparse.Namespace) -> None:
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() / 255
             return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-        accuracy = arguments.measure == "accuracy"
-        batches = (EVALUATED,) if accuracy else BATCHES
+        if weights.get("data", data.name) != data.name:
+            raise UsageError(f"the weights of {name} are of {weights['data']}, --data-dir holds {data.name}")
+        accuracy, trained = arguments.measure == "accuracy", weights["from"] != deployed.RANDOM
         # Every 90th training image: class folders are sorted.
         chosen = data.train.images[:: max(1, len(data.train) // CALIBRATION)][:CALIBRATION]
-        if not weights:
+        step = max(1, len(data.test) // (arguments.images or len(data.test) if trained else EVALUATED))
+        if not trained:
             settle(model, normalised(chosen))
-        source = waysout.Source(model, normalised(chosen), batches)
+        source = waysout.Source(model, normalised(chosen), (EVALUATED,) if accuracy else BATCHES)
         expected = None
+        wanted = {"eager", *(arguments.ways or waysout.WAYS)}
+        if wrong := wanted - set(waysout.WAYS):
+            raise UsageError(f"--ways {', '.join(sorted(wrong))}: not one of {', '.join(waysout.WAYS)}")
         for way, make in waysout.WAYS.items():
+            if way not in wanted:
+                continue
             torch.compiler.reset()
+            figures: dict[str, Any] = {}
             with torch.no_grad():
-                deployed = make(source)
-                row: dict[str, Any] = {"weights": weights, "bytes": deployed.bytes}
+                made = make(source)
                 if accuracy:
-                    images = data.test.images if weights else data.test.images[:EVALUATED]
-                    logits = computed(deployed.run, normalised, images)
+                    images, labels = data.test.images[::step], torch.from_numpy(data.test.labels)[::step]
+                    logits = computed(made.run, normalised, images)
                     expected = logits if expected is None else expected
-                    row["moves"] = float((logits - expected).abs().max() / expected.abs().max())
-                    if weights:
+                    row = {"bytes": made.bytes, "moves": float((logits - expected).abs().max() / expected.abs().max())}
+                    if trained:
                         row["agree"] = share(logits.argmax(1) == expected.argmax(1))
                         row["data"] = data.name
-                        row["accuracy"] = share(logits.argmax(1) == torch.from_numpy(data.test.labels))
+                        row["images"] = len(images)
+                        row["accuracy"] = share(logits.argmax(1) == labels)
+                    figures["accuracy"] = row
                 else:
-                    row["latency_ms"] = {
-                        f"{arguments.threads} thread{'s' * (arguments.threads > 1)}, batch {batch}": latency(
-                            deployed.run,
-                            source.calibration[:batch].contiguous(),
-                            arguments.milliseconds,
-                            arguments.threads,
-                        )
+                    figures["latency"] = {
+                        f"{arguments.threads} thread{'s' * (arguments.threads > 1)}, batch {batch}": {
+                            "ms": latency(
+                                made.run,
+                                source.calibration[:batch].contiguous(),
+                                arguments.milliseconds,
+                                arguments.threads,
+                            ),
+                            "bytes": made.bytes,
+                        }
                         for batch in BATCHES
                     }
-            print(name, way, json.dumps(row), flush=True)
-            about = {"hardware": environment.hardware("cpu") | {"threads": None}, "versions": environment.versions()}
-            keep(arguments.results, about, name, way, row)
+            print(name, way, json.dumps(figures), flush=True)
+            deployed.keep(arguments.results, about, weights, name, way, **figures)
 
 
-def subject(name: str, runs: Sequence[Path], data: Any) -> tuple[Any, str | None, tuple[Any, Any]]:
-    """A network, where its weights are from, and the normalisation of its images."""
+def subject(name: str, runs: Sequence[Path], data: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any]]:
+    """A network, what its weights are, and the normalisation of its images."""
+    import pretrained
     import timm
     import torch
     import trained
@@ -123,15 +141,39 @@ def subject(name: str, runs: Sequence[Path], data: Any) -> tuple[Any, str | None
     for folder in runs:
         found = trained.load(folder, "last", device="cpu", precision="fp32")
         if found.identity["network"] == name:
-            return found.model.eval(), f"run {found.name}", (found.mean, found.std)
+            return found.model.eval(), of_run(found), (found.mean, found.std)
     torch.manual_seed(0)
     try:
         model = timm.create_model(name, pretrained=True).eval()
     except ValueError as error:
         print(f"{name}: random weights: {error}")
-        return timm.create_model(name).eval(), None, channel_statistics(data.train.images)
-    about: Any = model.pretrained_cfg
-    return model, "pretrained", (about["mean"], about["std"])
+        return timm.create_model(name).eval(), {"from": deployed.RANDOM}, channel_statistics(data.train.images)
+    normalisation: Any = model.pretrained_cfg
+    about = pretrained.facts(name)
+    kept = {
+        "from": "pretrained",
+        "epochs": about["epochs"],
+        "recipe": about["recipe"]["name"],
+        "device": about["hardware"]["device"],
+        "test_accuracy": about["test_accuracy"],
+        "data": about["dataset"],
+        "command": about["command"],
+    }
+    return model, kept, (normalisation["mean"], normalisation["std"])
+
+
+def of_run(found: Any) -> dict[str, Any]:
+    """What weights of a run are, as its folder says."""
+    config, metrics = (json.loads((found.folder / name).read_text()) for name in ("config.json", "metrics.json"))
+    return {
+        "from": f"run {found.name}",
+        "epochs": found.epoch,
+        "recipe": config["recipe"]["name"],
+        "device": config["hardware"]["device"],
+        "test_accuracy": metrics["last_epoch"]["test_acc"],
+        "data": config["dataset"],
+        "command": config["command"],
+    }
 
 
 def settle(model: Any, images: Any) -> None:
@@ -176,54 +218,11 @@ def latency(run: Any, images: Any, milliseconds: float, threads: int) -> float:
     return round(statistics.median(times), 3)
 
 
-def keep(path: Path, about: dict[str, Any], name: str, way: str, row: dict[str, Any]) -> None:
-    """Add figures to the file; those of other weights are thrown out."""
-    result = json.loads(path.read_text()) if path.exists() else {}
-    ways = result.setdefault("networks", {}).setdefault(name, {})
-    before = ways.get(way, {})
-    if before.get("weights") == row["weights"]:
-        row["latency_ms"] = before.get("latency_ms", {}) | row.get("latency_ms", {})
-        row = before | row
-    ways[way] = row
-    result = {"command": "python examples/cifar10/deploy.py", **about, "networks": result["networks"]}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    measured = {c for ways in result["networks"].values() for row in ways.values() for c in row.get("latency_ms", {})}
-    columns = sorted(measured, key=lambda column: [int(number) for number in re.findall(r"\d+", column)])
-    lines = [
-        f"| network | way | kB | accuracy | same class | {' | '.join(columns)} |",
-        f"|---|---|{'---:|' * (3 + len(columns))}",
-    ]
-    for name, ways in result["networks"].items():
-        for way, row in ways.items():
-            accuracy = f"{row['accuracy']:.2f}" if "accuracy" in row else "" if row["weights"] else "not trained yet"
-            times = [row.get("latency_ms", {}).get(column) for column in columns]
-            cells = [f"`{name}`", way, f"{row['bytes'] / 1000:,.0f}", accuracy]
-            cells += [f"{row['agree']:.2f}" if "agree" in row else ""]
-            cells += ["" if time is None else f"{time:.2f}" for time in times]
-            lines.append(f"| {' | '.join(cells)} |")
-    about = f"{result['hardware']['cpu']}, {result['hardware']['cpus']} CPUs, torch {result['versions']['torch']}"
-    return "\n".join([*lines, "", f"Times are milliseconds a call, median. {about}."])
-
-
-def replaced(page: str, result: dict[str, Any]) -> str:
-    """The page with the table of these results between its marks."""
-    start, end = "<!-- table: python examples/cifar10/deploy.py --write -->\n", "<!-- end of table -->"
-    before, _, rest = page.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"{PAGE} has no marks for the table")
-    return before + start + table(result) + "\n" + end + after
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments.command = shlex.join(["python", "examples/cifar10/deploy.py", *given])
     return command.finish(PROG, lambda: run(arguments))
 
 

@@ -52,6 +52,16 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or "unknown"
 
 
+def instructions() -> str:
+    """The widest vectors of the CPU, as torch names them, and what multiplies bfloat16: its name does not tell."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set[str]()
+    fast = [words for flag, words in (("avx512_bf16", "AVX512_BF16"), ("amx_bf16", "AMX")) if flag in flags]
+    return " ".join(fast or [torch.backends.cpu.get_cpu_capability()])
+
+
 def git_commit() -> str | None:
     """Commit of the script, marked where the working tree differs from it; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -109,7 +109,10 @@ def quantise(program: torch.export.ExportedProgram, calibration: Tensor) -> torc
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    # Older instructions than VNNI add pairs of products in 16 bits, which activations of all 8 bits overflow.
+    vnni = hasattr(torch.cpu, "_is_vnni_supported") and torch.cpu._is_vnni_supported()
+    settings = x86.get_default_x86_inductor_quantization_config(reduce_range=not vnni)
+    quantizer = x86.X86InductorQuantizer().set_global(settings)
     prepared = prepare_pt2e(program.module(), quantizer)
     for images in calibration.split(64):
         prepared(images)

@@ -3,6 +3,7 @@
 import json
 
 import deploy
+import deployed
 import pytest
 import torch
 import waysout
@@ -51,11 +52,11 @@ def test_a_way_out_gives_the_output_of_the_network(way, digits):
     network, training, test, _ = digits
     torch.compiler.reset()
     with torch.no_grad():
-        deployed = waysout.WAYS[way](waysout.Source(network, training[:256], (8,)))
+        made = waysout.WAYS[way](waysout.Source(network, training[:256], (8,)))
         expected = network(test[:8])
-        error = (deployed.run(test[:8]) - expected).abs().max() / expected.abs().max()
+        error = (made.run(test[:8]) - expected).abs().max() / expected.abs().max()
     assert error <= LIMITS[way]
-    assert deployed.bytes > 1000
+    assert made.bytes > 1000
 
 
 def test_int8_keeps_the_accuracy_on_real_images(digits):
@@ -73,28 +74,55 @@ def test_int8_keeps_the_accuracy_on_real_images(digits):
     assert all(tensor.shape[1] == 1 for tensor in weights if tensor.dtype != torch.int8)
 
 
-def test_figures_are_added_and_those_of_other_weights_thrown_out(tmp_path):
+MACHINE = {"hardware": {"cpu": "C", "cpus": 2, "instructions": "AVX2"}, "versions": {"torch": "2.9"}}
+RANDOM = {"from": deployed.RANDOM}
+TRAINED = {"from": "run short", "epochs": 1, "recipe": "modern", "device": "cpu"}
+
+
+def test_every_figure_names_the_machine_the_command_and_the_weights_that_it_is_of(tmp_path):
+    """Another machine measures the accuracy later: the times of the first keep its name."""
     path = tmp_path / "results.json"
+    old, new = ({"command": f"on {cpu}", **MACHINE, "hardware": {"cpu": cpu}} for cpu in ("old", "new"))
+    times = {"1 thread, batch 1": {"ms": 2.0, "bytes": 9}}
+    deployed.keep(path, old, RANDOM, "net", "eager", latency=times)
+    deployed.keep(path, new, TRAINED, "net", "eager", accuracy={"accuracy": 80.0, "bytes": 9})
+    deployed.keep(path, new, RANDOM, "net", "eager", latency={"2 threads, batch 1": {"ms": 1.0, "bytes": 9}})
+    result = json.loads(path.read_text())
+    row = result["networks"]["net"]["eager"]
+    assert [run["hardware"]["cpu"] for run in result["runs"]] == ["old", "new"]
+    assert row["accuracy"] == {"run": 1, "weights": "run short", "accuracy": 80.0, "bytes": 9}
+    assert row["latency"]["1 thread, batch 1"] == {"run": 0, "weights": "random", "ms": 2.0, "bytes": 9}
+    assert row["latency"]["2 threads, batch 1"]["run"] == 1
+    assert result["weights"]["net"] == {"random": RANDOM, "run short": TRAINED}
 
-    def kept(weights, **row):
-        deploy.keep(path, {}, "net", "eager", {"weights": weights, "bytes": 1, **row})
-        return json.loads(path.read_text())["networks"]["net"]["eager"]
 
-    kept("pretrained", latency_ms={"1 thread, batch 1": 2.0})
-    assert kept("pretrained", accuracy=80.0)["latency_ms"] == {"1 thread, batch 1": 2.0}
-    both = kept("pretrained", latency_ms={"2 threads, batch 1": 1.0})
-    assert both["accuracy"] == 80.0
-    assert both["latency_ms"] == {"1 thread, batch 1": 2.0, "2 threads, batch 1": 1.0}
-    assert "accuracy" not in kept(None)
+def test_the_table_says_what_the_weights_are_and_which_run_measured_what(tmp_path):
+    path = tmp_path / "results.json"
+    about = {"command": "measure", **MACHINE}
+    times = {"1 thread, batch 1": {"ms": 2.0, "bytes": 9}}
+    deployed.keep(path, about, RANDOM, "net", "eager", latency=times)
+    deployed.keep(path, about | {"command": "again"}, TRAINED, "net", "eager", accuracy={"accuracy": 80.0, "bytes": 9})
+    table = deployed.table(json.loads(path.read_text()))
+    assert "| `net` | run short: 1 epoch of `modern` on a CPU | run 2 | random | run 1 |" in table
+    assert "| 1 | `measure` | C with AVX2, 2 CPUs | 2.9 |" in table
+
+
+def test_weights_are_not_measured_on_other_data(tmp_path, capsys, monkeypatch):
+    """Without CIFAR-10 the data is scikit-learn's digits, of which weights of CIFAR-10 know nothing."""
+    monkeypatch.chdir(tmp_path)
+    command = ["--measure", "accuracy", "--networks", "twelve_layer", "--data-dir", str(tmp_path), "--results"]
+    assert deploy.main([*command, str(tmp_path / "results.json")]) == 2
+    assert "the weights of twelve_layer are of CIFAR-10, JPEG copy" in capsys.readouterr().err
 
 
 def test_the_page_holds_the_table_that_the_script_makes():
     page = deploy.PAGE.read_text()
     result = json.loads(deploy.RESULTS.read_text())
-    assert page == deploy.replaced(page, result), "run: python examples/cifar10/deploy.py --write"
+    assert page == deployed.replaced(page, result), "run: python examples/cifar10/deploy.py --write"
 
 
 def test_int8_costs_little_accuracy_on_the_test_images():
     ways = json.loads(deploy.RESULTS.read_text())["networks"]["twelve_layer"]
-    assert abs(ways["fused"]["accuracy"] - ways["eager"]["accuracy"]) <= 0.02
-    assert ways["fused, int8, compiled"]["accuracy"] > ways["eager"]["accuracy"] - 1
+    eager, fused, int8 = (ways[way]["accuracy"]["accuracy"] for way in ("eager", "fused", "fused, int8, compiled"))
+    assert abs(fused - eager) <= 0.02
+    assert int8 > eager - 1
