@@ -23,13 +23,14 @@ def test_the_page_shows_the_committed_sweep() -> None:
     networks, equal = totals["convolutional"], totals["equal to the gradient"]
     assert totals["different"] == []
     assert totals["MACs different"] == totals["parameters different"] == []
-    words = (
-        f"of {networks} convolutional networks, {equal} equal it at both ends, "
-        f"none differs, and {len(totals['not compared'])} could not be compared"
-    )
+    variants, another = totals["variants by output stride"], totals["answered by another commit"]
     shown = " ".join(PAGE.read_text().split())
-    assert words in shown
-    assert f"takes {totals['median field seconds']} s of one processor" in shown
+    assert (
+        f"of {networks} convolutional networks of timm and {variants} variants of them with another output stride, "
+        f"{equal} equal it at both ends, none differs, and {len(totals['not compared'])} could not be compared"
+    ) in shown
+    assert f"{another} of the {totals['models'] + variants} answers are of an earlier commit" in shown
+    assert f"took {totals['median field seconds']} s of one processor" in shown
 
 
 def test_summary_takes_at_most_twice_the_time_of_torchinfo() -> None:
