@@ -105,8 +105,9 @@ def _same_windows(first: Graph, second: Graph, a: Node, b: Node) -> bool:
         return True
     whole: list[bool] = []
     for graph, node in ((first, a), (second, b)):
-        kernel = node.arguments["kernel_size"]
-        whole.append(tuple(kernel) == graph.shapes[node.args[0].value][-len(kernel) :])
+        kernel: tuple[int, ...] = tuple(node.arguments["kernel_size"])
+        source: Ref = node.args[0]
+        whole.append(graph.shapes[source.value][-len(kernel) :] == kernel)
     return all(whole)
 
 
