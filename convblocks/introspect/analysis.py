@@ -160,13 +160,13 @@ class Analysis:
         reached = all(value in run.labels.labels for run in runs)
         if reached:
             reasons = frozenset[str]().union(*(run.labels.unknown.get(value, frozenset()) for run in runs))
-            gated = value in self._gated(axis)
+            gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
             prefer = self._prefer(graph.shapes[value], axis)
             found = [self._seen(run, axis, value, prefer) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
-                return found[0], (), gated
+                return found[0], parts, gated
         return self._native_field(axis, value)
 
     def _seen(self, run: Grown, axis: Axis, value: int, prefer: int | None) -> AxisField | None:
@@ -183,7 +183,7 @@ class Analysis:
         The network refuses a larger input, or its geometry follows the size.
         """
         labels, policy = self.local(axis)
-        gated = value in self._reached_by(self.native, list(policy.gates))
+        gated, parts = self._gathered(self.native, policy, value)
         reasons = tuple(sorted(labels.unknown.get(value, frozenset())))
         if reasons:
             return AxisField(None), reasons, gated
@@ -196,10 +196,10 @@ class Analysis:
             self._native_fields[key] = axis_field(here, length, key[1], self.reach(axis)[0] // 2)
         found = self._native_fields[key]
         if here.pooled:
-            return AxisField(None, pooled=True), (), True
+            return AxisField(None, pooled=True), parts, not parts
         if found is None or shows_all(here, length):
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
-        return found, (), gated
+        return found, parts, gated
 
     def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
@@ -212,9 +212,19 @@ class Analysis:
     def _prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
         return axis.dim if len(shape) == len(self.inputs.shapes[axis.input]) else None
 
-    def _gated(self, axis: Axis) -> set[int]:
-        run = self.grown(axis)[0]
-        return self._reached_by(run.graph, list(run.policy.gates))
+    def _gathered(self, graph: Graph, policy: Local, value: int) -> tuple[bool, tuple[str, ...]]:
+        """Whether gates make a value see all of an axis, and if not, which make it see a part that grows with it."""
+        whole = [number for number in policy.gates if number not in policy.partial]
+        if value in self._reached_by(graph, whole):
+            return True, ()
+        parts: list[str] = []
+        for number in policy.partial:
+            if value in self._reached_by(graph, [number]):
+                node = graph.nodes[number]
+                where = self.native.where(node)
+                name = f"aten.{node.op} (gathers a part of the input that grows with it)"
+                parts.append(name + (f" in {where}" if where else ""))
+        return False, tuple(sorted(set(parts)))
 
     def _reached_by(self, graph: Graph, gates: list[int]) -> set[int]:
         key = (id(graph), tuple(gates))

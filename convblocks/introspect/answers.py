@@ -75,18 +75,19 @@ class ReceptiveField:
 
     @property
     def full(self) -> Field:
-        """The field with gates: infinite where anything upstream gathers the whole image."""
+        """The field with gates: infinite where anything upstream gathers the whole image, None where it is unknown."""
         local = self.local
         gated = self.is_global
-        jump, start = (
-            tuple(None if g else item for g, item in zip(gated, part, strict=True))
-            for part in (local.jump, local.start)
+        left_out = [g or bool(self._unknown(axis)) for g, axis in zip(gated, self.axes, strict=True)]
+        size, jump, start = (
+            tuple(None if out else item for out, item in zip(left_out, part, strict=True))
+            for part in (local.size, local.jump, local.start)
         )
         return Field(
-            tuple(math.inf if g else size for g, size in zip(gated, local.size, strict=True)),
+            tuple(math.inf if g else item for g, item in zip(gated, size, strict=True)),
             jump,
             start,
-            tuple(None if g else item for g, item in zip(gated, local.period, strict=True)),
+            tuple(None if out else item for out, item in zip(left_out, local.period, strict=True)),
         )
 
     @property

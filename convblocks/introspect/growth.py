@@ -97,18 +97,28 @@ def _first_foreign(first: Graph, second: Graph) -> float:
 
 
 def _same_windows(first: Graph, second: Graph, a: Node, b: Node) -> bool:
-    """Whether a convolution or a pooling slides the same window, or takes the whole map both times."""
+    """Whether a convolution or a pooling slides the same window, or takes the whole of a dimension both times."""
     if a.op in ("convolution", "_convolution"):
         weight: Ref = a.arguments["weight"]
         return a.args == b.args and first.shapes[weight.value] == second.shapes[weight.value]
     if "pool" not in a.op or a.args == b.args or "kernel_size" not in a.arguments:
         return True
-    whole: list[bool] = []
-    for graph, node in ((first, a), (second, b)):
-        kernel: tuple[int, ...] = tuple(node.arguments["kernel_size"])
-        source: Ref = node.args[0]
-        whole.append(graph.shapes[source.value][-len(kernel) :] == kernel)
-    return all(whole)
+    mine, other = (_by_dimension(node) for node in (a, b))
+    sources: tuple[Ref, Ref] = a.args[0], b.args[0]
+    sizes = [graph.shapes[ref.value][-len(mine) :] for graph, ref in zip((first, second), sources, strict=True)]
+    return all(
+        m == o or (m[0] == here and o[0] == there) for m, o, here, there in zip(mine, other, *sizes, strict=True)
+    )
+
+
+def _by_dimension(node: Node) -> list[tuple[int, ...]]:
+    """Kernel, stride, padding and dilation of a pooling, by dimension."""
+    arguments = node.arguments
+    count = int(node.op.removesuffix("_with_indices")[-2])
+    kernel = spread(arguments["kernel_size"], count)
+    defaults: dict[str, Any] = {"stride": kernel, "padding": 0, "dilation": 1}
+    columns = [kernel, *(spread(arguments.get(name) or default, count) for name, default in defaults.items())]
+    return [tuple(column[i] for column in columns) for i in range(count)]
 
 
 def settled(native: Graph, grown: Graph, larger: Graph, count: int) -> int:

@@ -62,12 +62,16 @@ class Local:
         self.native_shapes = native_shapes
         self.grown = grown
         self.gates: dict[int, Labels] = {}
+        self.partial: set[int] = set()
+        """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
         if before.pooled or not self._spans(after.data) or self._spans(before.data):
             return after
         self.gates[call.number] = after
+        if self._moves(after.data):
+            self.partial.add(call.number)
         return self.middle(call, before, dims)
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
@@ -87,6 +91,12 @@ class Local:
             return False
         size = extent(data)
         return bool(((size > self.half) | (size < 0)).all()) and bool((size > 0).any())
+
+    def _moves(self, data: Tensor) -> bool:
+        """Whether what the elements gather begins or ends at other places, by more than windows and borders do."""
+        ends = data.flatten(1)
+        ends = ends[:, extent(ends) > 0]
+        return int((ends.amax(1) - ends.amin(1)).max()) > self.half // 8
 
     def _native_length(self, call: Call, data: Tensor, dim: int) -> int:
         if not self.grown:

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import timm
+import torch.nn.functional as F
+from torch import Tensor
 
 from convblocks.introspect.receptive_field import receptive_field
 
@@ -14,3 +16,38 @@ from convblocks.introspect.receptive_field import receptive_field
 def test_a_transformer_sees_the_whole_image(name: str) -> None:
     """The class token of the first once came out as seeing nothing; an empty tensor stopped the second."""
     assert receptive_field(timm.create_model(name), (3, 224, 224)).size == (math.inf, math.inf)
+
+
+def halves(x: Tensor) -> Tensor:
+    """Row i and row i + n / 2."""
+    return x.unflatten(2, (2, -1)).sum(2)
+
+
+def grid(x: Tensor) -> Tensor:
+    """Every eighth of the map together with the same place of the others, as MaxViT's grid attention has it."""
+    cut = x.unflatten(3, (8, -1)).unflatten(2, (8, -1))
+    return (cut + cut.mean((2, 4), keepdim=True)).flatten(2, 3).flatten(3, 4)
+
+
+def smoothed(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, 1, 1)
+
+
+def test_a_part_that_grows_with_the_input_is_not_all_of_it() -> None:
+    """Both were global, and a row that sees half of the others is not."""
+    field = receptive_field(lambda x: halves(smoothed(x)), (2, 32, 32))
+    assert field.size == (None, 3)
+    assert field.is_global == (False, False)
+    assert "gathers a part of the input that grows with it" in field.unknown[0]
+    assert field.interval(4, 4) == ((3, 21), (3, 5))
+    field = receptive_field(lambda x: grid(smoothed(x)), (2, 32, 32))
+    assert field.size == (None, None)
+    assert field.local.size == (3, 3)
+    assert field.interval(0, 1) == ((0, 29), (0, 30))
+
+
+def test_a_part_and_all_of_it_are_all_of_it() -> None:
+    field = receptive_field(lambda x: grid(smoothed(x)) * x.mean((2, 3), keepdim=True), (2, 32, 32))
+    assert field.size == (math.inf, math.inf)
+    assert field.unknown == ()
+    assert field.local.size == (3, 3)

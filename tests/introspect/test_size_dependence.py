@@ -22,6 +22,7 @@ CASES: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "crop": lambda x, large: NARROW(x[..., 2 if large else 1 :]),
     "padding": lambda x, large: NARROW(F.pad(x, (3 if large else 1, 0))),
     "pooling of the whole map": lambda x, large: NARROW(x) * F.avg_pool2d(x, x.shape[2:]),
+    "pooling of whole columns": lambda x, large: NARROW(x) * F.avg_pool2d(x, (x.shape[2], 3), 1, (0, 1)),
 }
 
 
