@@ -90,7 +90,7 @@ class Analysis:
 
     def _grow(self) -> None:
         estimates = {axis: self.reach(axis) for axis in self.axes}
-        factor = 2
+        factor, before = 2, None
         while True:
             lengths = {
                 axis: grown_length(
@@ -99,10 +99,14 @@ class Analysis:
                 for axis, (total, multiple) in estimates.items()
             }
             grown = self.run(lengths)
-            small = any(self._too_small(grown[axis], axis) for axis in self.axes)
-            if not small or max(lengths.values()) * 3 > LONGEST:
+            small = [self._too_small(grown[axis]) for axis in self.axes]
+            if before is not None and (small == before[2] or self._lost(before[1], grown)):
+                # What sees both ends of any input, as the border does under circular padding, is left as it is.
+                lengths, grown, _ = before
                 break
-            factor *= 3
+            if not any(small) or max(lengths.values()) * 3 > LONGEST:
+                break
+            factor, before = factor * 3, (lengths, grown, small)
         self._grown = {axis: [grown[axis]] for axis in self.axes}
         some = grown[self.axes[0]]
         if follows_size(self.native, some.graph, some.agreed):
@@ -136,13 +140,22 @@ class Analysis:
             result[axis] = Grown(graph, length, propagate(graph, axis, policy), policy, agreed)
         return result
 
-    def _too_small(self, grown: Grown, axis: Axis) -> bool:
-        known = {
-            id(labels): labels
-            for value, labels in grown.labels.labels.items()
-            if not labels.pooled and value not in grown.labels.unknown
-        }
-        return any(shows_all(labels, grown.length) for labels in known.values())
+    def _too_small(self, grown: Grown) -> frozenset[int]:
+        """Values of which some unit sees too much of the input to tell its field."""
+        seen: dict[int, bool] = {}
+        found: set[int] = set()
+        for value, labels in grown.labels.labels.items():
+            if labels.pooled or value in grown.labels.unknown:
+                continue
+            if id(labels) not in seen:
+                seen[id(labels)] = shows_all(labels, grown.length)
+            if seen[id(labels)]:
+                found.add(value)
+        return frozenset(found)
+
+    def _lost(self, before: dict[Axis, Grown], grown: dict[Axis, Grown]) -> bool:
+        """Whether a larger input leaves unknown what was known: its labels have become too large."""
+        return any(grown[axis].labels.unknown.keys() - before[axis].labels.unknown.keys() for axis in self.axes)
 
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""

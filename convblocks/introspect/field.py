@@ -51,9 +51,10 @@ def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor,
 
 
 def _travel(data: Tensor, dim: int) -> int:
-    """How far the intervals move along a dimension."""
+    """How far the intervals move along a dimension, its ends left out, between which padding may have wrapped."""
     lo = data[0].movedim(dim, 0)
-    return int((lo[-1] - lo[0]).abs().max())
+    first, last = len(lo) // 8, len(lo) - 1 - len(lo) // 8
+    return int((lo[last] - lo[first]).abs().max())
 
 
 def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: int) -> AxisField | None:
@@ -108,7 +109,11 @@ def _periods(low: Tensor, high: Tensor) -> list[int]:
 
 
 def shows_all(labels: Labels, length: int) -> bool:
-    """Whether some unit sees more than half of the input, so that the input is too small to tell its field."""
+    """Whether some unit sees more than half of the input, so that the input is too small to tell its field.
+
+    Units near the border are left out where the others travel along the input: under circular padding those see both of
+    its ends, however large it is.
+    """
     if labels.parts is not None:
         return any(shows_all(part, length) for part, _ in labels.parts.items)
     data = labels.origin.data if labels.origin is not None else labels.data
@@ -116,4 +121,10 @@ def shows_all(labels: Labels, length: int) -> bool:
     if len(varying) > 1 and len(set(varying)) == 1:
         # The scores of an attention: place against place.
         return False
-    return data.numel() > 0 and int((data[0] + data[1]).min()) < 1 - length // 2
+    if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
+        return False
+    dim = max(range(data.ndim - 1), key=lambda dim: _travel(data, dim), default=None)
+    if dim is not None and _travel(data, dim) >= length // 2:
+        quarter = data.shape[dim + 1] // 4
+        data = data.narrow(dim + 1, quarter, data.shape[dim + 1] - 2 * quarter)
+    return int((data[0] + data[1]).min()) < 1 - length // 2

@@ -106,6 +106,7 @@ def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range)
         )
     )
     shape[dim + 1] = length
+    affordable(shape[1:])
     data = base.data.expand(shape).clone()
     region = (slice(None),) * (dim + 1) + (slice(place.start, place.stop, place.step),)
     data[region] = piece.data
