@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias
@@ -113,7 +113,7 @@ def choice(
     if obstacle:
         return Choice("torch", obstacle)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    return decide(x, case(x, weight.shape[2:], steps[0], steps[2], training), "triton")
+    return decide(x, "triton", lambda: case(x, weight.shape[2:], steps[0], steps[2], training))
 
 
 def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
@@ -166,6 +166,11 @@ def _transformed() -> bool:
     return stack is not None or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore
 
 
+def _exporting() -> bool:
+    # torch 2.6 cannot tell.
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
 @torch.compiler.assume_constant_result
 def _capability(device: torch.device) -> str:
     return _capability_of(device)
@@ -195,13 +200,19 @@ def unfit_shape(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pa
     return ""
 
 
-def decide(x: Tensor, key: str, path: PathName) -> Choice:
-    """Return `path`, which can be taken, or PyTorch's where it was not measured to be the slower one."""
+def decide(x: Tensor, path: PathName, find_key: Callable[[], str]) -> Choice:
+    """Return `path`, which can be taken, or PyTorch's where it was not measured to be the slower one.
+
+    The key is found only where it is looked up: to compare sizes that an export leaves open would close them.
+    """
     if _current == "triton":
         return Choice(path, 'the backend is set to "triton"')
     measured = _TABLE.get(_capability(x.device))
     if measured is None:
         return Choice("torch", "nothing was measured on this kind of GPU")
+    if _exporting():
+        return Choice("torch", "an exported program is for every size, and for machines without these operators")
+    key = find_key()
     if key not in measured:
         return Choice("torch", "no case like this was measured")
     least = measured[key]
@@ -219,9 +230,10 @@ def case(x: Tensor, kernel: tuple[int, ...], stride: Pair, dilation: Pair, train
     low = computed_in(x)
     # What a measurement of a common size says nothing about: channels that 128 bits do not divide, and so few rows that
     # a kernel which rolls down them hardly starts to roll.
-    odd = " narrow" * (x.shape[1] * low.itemsize % 16 != 0) + " short" * (x.shape[2] < _ROWS * dilation[0])
+    narrow = " narrow" if x.shape[1] * low.itemsize % 16 != 0 else ""
+    short = " short" if x.shape[2] < _ROWS * dilation[0] else ""
     return (
-        f"{_DTYPES[low]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout}{odd} "
+        f"{_DTYPES[low]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout}{narrow}{short} "
         f"{'training' if training else 'inference'}"
     )
 

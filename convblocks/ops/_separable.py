@@ -107,7 +107,10 @@ def separable_choice(
     tensors = [x, depthwise, pointwise, *first.tensors(), *second.tensors()]
     if not obstacle and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         obstacle = "gradients are asked for"
-    found = Choice("torch", obstacle) if obstacle else decide(x, separable_case(x, depthwise, pointwise, s, d), "fused")
+    if obstacle:
+        found = Choice("torch", obstacle)
+    else:
+        found = decide(x, "fused", lambda: separable_case(x, depthwise, pointwise, s, d))
     return found if found.path == "fused" else found._replace(path=choice(x, depthwise, first.bias, s, p, d).path)
 
 

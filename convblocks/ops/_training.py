@@ -51,7 +51,7 @@ def training_choice(
         obstacle = "there is one value a channel, of which PyTorch takes no variance"
     if obstacle:
         return Choice("torch", obstacle)
-    return decide(x, separable_case(x, depthwise, pointwise, stride, dilation, training=True), "fused")
+    return decide(x, "fused", lambda: separable_case(x, depthwise, pointwise, stride, dilation, training=True))
 
 
 def separable_training(

@@ -100,6 +100,8 @@ def test_auto_follows_the_table(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(_choice, "_TABLE", _choice.read_table(path))
     assert call(gpu).path == "triton"
     assert call(gpu, shape=(1, 8, 16, 16)) == ("torch", "PyTorch was measured to be as fast or faster at this size")
+    assert call(gpu, shape=(64, 8, 4, 16)) == ("torch", "no case like this was measured")
+    assert call(gpu, shape=(64, 9, 16, 16)) == ("torch", "no case like this was measured")
     assert call(gpu, dilation=2) == ("torch", "PyTorch was measured to be as fast or faster")
     assert call(gpu, stride=2) == ("torch", "no case like this was measured")
     assert call(gpu, bias=torch.empty(8, device=gpu, dtype=torch.bfloat16, requires_grad=True)).path == "torch"

@@ -136,6 +136,23 @@ def test_exports_with_any_batch_and_size():
     torch.testing.assert_close(exported.module()(x), layer(x))
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch cannot tell that it exports")
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.usefixtures("operator_everywhere")
+def test_the_table_leaves_the_sizes_of_an_export_open(monkeypatch, strict):
+    case = "float32 3x3 stride 1x1 undilated contiguous"
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {f"{case} inference": 1, f"{case} short inference": 1}})
+    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    layer, x = Layer().eval().requires_grad_(False), torch.randn(2, 4, 6, 5)
+    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    with ops.backend("auto"):
+        assert ops.choice(x, layer.weight).path == "triton"
+        exported = torch.export.export(layer, (x,), dynamic_shapes=(sizes,), strict=strict)
+    assert "convblocks" not in str(exported.graph)
+    large = torch.randn(1, 4, 18, 19)
+    torch.testing.assert_close(exported.module()(large), layer(large))
+
+
 # torch's own forward-mode rules are scripted.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.usefixtures("operator_everywhere")

@@ -162,7 +162,7 @@ def test_float32_is_fused_where_torch_allows_tf32(monkeypatch):
 
 
 def test_the_choice_follows_the_table(gpu, monkeypatch):
-    key = "separable 16 to 32 float32 3x3 stride 1x1 undilated contiguous inference"
+    key = "separable 16 to 32 float32 3x3 stride 1x1 undilated contiguous narrow short inference"
     monkeypatch.setattr(_choice, "_TABLE", {"9.0": {key: 300}})
     block = DepthwiseSeparableConv(9, 20, 3, padding=1, device=gpu).eval()
     with torch.no_grad():
