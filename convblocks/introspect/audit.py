@@ -39,10 +39,11 @@ class Audit:
 
     def table(self) -> Table:
         """The findings as strings."""
-        columns = [Column(title, right=False) for title in ("requirement", "", "required", "measured", "decided by")]
+        titles = {"requirement": 12, "": 0, "required": 10, "measured": 12, "decided by": 10}
+        columns = [Column(title, right=False, least=least) for title, least in titles.items()]
         rows = [[f.rule, "pass" if f.passed else "FAIL", f.required, f.measured, f.layer] for f in self.findings]
         failed = sum(not finding.passed for finding in self.findings)
-        return Table(columns, rows, [f"{failed} of {len(rows)} failed" if failed else f"all {len(rows)} passed"], -1)
+        return Table(columns, rows, [f"{failed} of {len(rows)} failed" if failed else f"all {len(rows)} passed"])
 
     def records(self) -> list[dict[str, Any]]:
         """One dictionary a requirement."""

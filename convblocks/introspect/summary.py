@@ -18,21 +18,29 @@ from convblocks.introspect.tables import Column, Table
 from convblocks.introspect.tracing import module_of
 
 COLUMNS = (
-    Column("layer", right=False),
-    Column("type", right=False, rank=1),
-    Column("k", rank=4),
+    Column("layer", right=False, least=16),
+    Column("type", right=False, rank=1, least=10),
+    Column("k", rank=3),
     Column("s", rank=4),
-    Column("p", rank=5),
-    Column("d", rank=5),
-    Column("g", rank=6),
-    Column("output", right=False),
-    Column("k eff", rank=8),
+    Column("p", rank=7),
+    Column("d", rank=6),
+    Column("g", rank=8),
+    Column("output", right=False, rank=2),
+    Column("k eff", rank=10),
     Column("field"),
-    Column("jump", rank=2),
-    Column("start", rank=7),
+    Column("jump", rank=5),
+    Column("start", rank=9),
     Column("params"),
     Column("MACs"),
 )
+NOTES = {
+    "*": "* sees the whole input by a gate or pooling; shown is the field with gates cut, at this size",
+    "all*": "all* nothing is left of its field with gates cut",
+    "+": "+ called again: its parameters are counted above",
+    "#": "# frozen parameters: all of a container's, some or all of a layer's",
+    "-": "- never called",
+    "()": "() an operation that no module of its own stands for",
+}
 
 
 def by_axis(values: Sequence[Any] | None) -> str:
@@ -47,7 +55,7 @@ def _one(value: Any) -> str:
     if value is None:
         return "?"
     if isinstance(value, float):
-        return "all" if math.isinf(value) else str(int(value)) if value.is_integer() else f"{value:g}"
+        return "all" if math.isinf(value) else str(int(value)) if value.is_integer() else f"{round(value, 2):g}"
     return str(value)
 
 
@@ -118,42 +126,42 @@ class Summary:
         """The rows as strings."""
         marks: set[str] = set()
         shown = [layer for layer in self.layers if layer.type != "Identity"]
-        rows = [self._row(layer, marks) for layer in shown]
-        notes: list[str] = []
-        if "*" in marks:
-            notes.append("* sees the whole input by a gate or pooling; shown is the field with gates cut, at this size")
+        above: dict[int, str] = {}
+        rows: list[list[str]] = []
+        for layer in shown:
+            rows.append(self._row(layer, above.get(layer.depth - 1, ""), marks))
+            if not layer.functional:
+                above[layer.depth] = layer.name
+        notes = [note for mark, note in NOTES.items() if mark in marks]
         if "?" in marks:
             reasons = dict.fromkeys(r for layer in self.layers if layer.field for r in layer.field.unknown)
             notes.append(f"? not known: {'; '.join(list(reasons)[:5])}")
-        if "+" in marks:
-            notes.append("+ called again: its parameters are counted above")
-        if "-" in marks:
-            notes.append("- never called")
         frozen = self.parameters - self.trainable
         notes.append(
             f"parameters {self.parameters:,}" + (f" ({frozen:,} frozen)" if frozen else "") + f", MACs {self.macs:,}"
         )
         notes.append(
-            f"memory at batch 1: parameters and buffers {_mega(self.parameter_bytes)}, "
-            f"input {_mega(self.input_bytes)}, activations at most {_mega(self.activation_bytes)}"
+            f"memory at batch 1: parameters and buffers {_bytes(self.parameter_bytes)}, "
+            f"input {_bytes(self.input_bytes)}, activations at most {_bytes(self.activation_bytes)}"
         )
         if self.analysis.native.error is not None:
             notes.append(f"stopped: {self.analysis.native.error}")
         return Table(COLUMNS, rows, notes)
 
-    def _row(self, layer: Layer, marks: set[str]) -> list[str]:
-        short = layer.name.rpartition(".")[2] or type(self.analysis.model).__name__
-        label = f"{layer.type} (functional)" if layer.functional else short
-        mark = ""
-        if layer.reused:
-            mark = " +"
-        elif layer.unused:
-            label, mark = layer.name, " -"
-        marks.add(mark.strip())
+    def _row(self, layer: Layer, above: str, marks: set[str]) -> list[str]:
+        """The cells of a layer below the module `above`, by which its name is shortened."""
+        label = layer.name if layer.unused else layer.name.removeprefix(f"{above}.")
+        label = label or type(self.analysis.model).__name__
+        found = [mark for mark, holds in (("+", layer.reused), ("#", _frozen(layer)), ("-", layer.unused)) if holds]
+        marks.update(found)
+        if layer.functional:
+            label = f"{layer.type}()"
+            marks.add("()")
+        indent = "" if layer.unused else "  " * layer.depth
         window = layer.window
         field, jump, start = _field_cells(layer.field, marks)
         return [
-            "  " * layer.depth + label + mark,
+            " ".join([indent + label, *found]),
             "" if layer.functional else layer.type,
             by_axis(window and window.kernel),
             by_axis(window and window.stride),
@@ -214,7 +222,12 @@ class Summary:
                 ]
             )
         titles = ("layer", "type", "r in", "r out", "n in", "n out", "j in", "j out", "k", "s", "p", "d", "k eff")
-        return Table([Column(title, right=i > 1) for i, title in enumerate(titles)], rows)
+        columns = [Column(title) for title in titles[2:-1]]
+        name, kind = (
+            Column("layer", right=False, least=16, from_front=True),
+            Column("type", right=False, rank=1, least=9),
+        )
+        return Table([name, kind, *columns, Column("k eff", rank=2)], rows)
 
     def __str__(self) -> str:
         return self.text()
@@ -240,14 +253,22 @@ def _field_cells(field: ReceptiveField | None, marks: set[str]) -> tuple[str, st
         marks.add("?")
     size = by_axis(local.size)
     if any(field.is_global):
-        marks.add("*")
-        size = "all*" if set(local.size) == {None} else size + "*"
+        size = f"{size}*" if any(local.size) else "all*"
+        marks.add(size if size == "all*" else "*")
     jump = "" if set(local.jump) == {None} else by_axis(local.jump)
     return size, jump, "" if set(local.start) == {None} else by_axis(local.start)
 
 
-def _mega(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count < 10**9 else f"{count / 1e9:.2f} GB"
+def _frozen(layer: Layer) -> bool:
+    """Whether no parameter of it is trained; of a layer without children, whether some are not."""
+    return layer.trainable < layer.parameters and (layer.leaf or layer.unused or not layer.trainable)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
 
 
 def summary(

@@ -3,59 +3,98 @@
 from __future__ import annotations
 
 import html
+import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+ENDING = re.compile(r"(\(\))?( [+#-])*$")
+"""What stays of a cell that is cut: the parentheses of a function and the marks that the notes explain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, whether it stands to the right, and its rank: high ones go first where space is short."""
+    """A column of a table.
+
+    Attributes:
+        title: what stands above it.
+        right: whether its cells stand to the right.
+        rank: columns of a high rank leave first where space is short; one of rank 0 never does.
+        least: characters to which its cells may be cut; 0: they are never cut. Cells are cut before a column leaves
+            that has a rank below 10.
+        from_front: what is cut is the beginning, where dotted names are alike.
+    """
 
     title: str
     right: bool = True
     rank: int = 0
+    least: int = 0
+    from_front: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of strings under columns, with lines of text below; `shrinks` is the column that gives way first."""
+    """Rows of strings under columns, with lines of text below."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
-    shrinks: int = 0
 
     def text(self, width: int | None = None) -> str:
-        """Aligned text no wider than `width`, by default the terminal: least important columns leave, one shrinks."""
+        """Aligned text no wider than `width`, by default the terminal: cells are cut, then columns leave."""
         width = width or shutil.get_terminal_size((100, 24)).columns
-        kept = list(range(len(self.columns)))
-        widths = [max(len(c.title), *(len(row[i]) for row in self.rows), 1) for i, c in enumerate(self.columns)]
-        free = self.shrinks % len(self.columns)
-        shortest = min(widths[free], 24)
-
-        def others() -> int:
-            return sum(widths[i] + 2 for i in kept if i != free)
-
-        while others() + shortest > width and any(self.columns[i].rank for i in kept):
-            kept.remove(max(kept, key=lambda i: (self.columns[i].rank, i)))
-        widths[free] = min(widths[free], max(8, width - others()))
-        lines = [
-            self._line([c.title for c in self.columns], kept, widths),
-            "-" * (sum(widths[i] + 2 for i in kept) - 2),
-        ]
-        lines += [self._line(row, kept, widths) for row in self.rows]
-        missing = [self.columns[i].title for i in range(len(self.columns)) if i not in kept]
-        notes = list(self.notes)
-        if missing:
-            notes.append(f"not shown in {width} columns: {', '.join(missing)}")
+        rows = [[c.title for c in self.columns], *self.rows]
+        narrow = [[_half_indented(cell) for cell in row] for row in rows]
+        kept = self._kept(narrow, width)
+        if sum(_widths(rows, kept)) + 2 * len(kept) - 2 > width:
+            rows = narrow
+        widths = self._cut(_widths(rows, kept), kept, width)
+        lines = [self._line(row, kept, widths) for row in rows]
+        lines.insert(1, "-" * (sum(widths) + 2 * len(kept) - 2))
+        missing = [c.title for i, c in enumerate(self.columns) if i not in kept and self._filled(i)]
+        left_out = [f"not shown in {width} columns: {', '.join(missing)}"] if missing else []
+        notes = [textwrap.fill(note, max(width, 20), subsequent_indent="  ") for note in (*self.notes, *left_out)]
         return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+    def _kept(self, rows: Sequence[Sequence[str]], width: int) -> list[int]:
+        """The columns that have room when all that may be cut are."""
+        kept = list(range(len(self.columns)))
+        while True:
+            first = max(kept, key=lambda i: (self._rank(i), i))
+            rank = self._rank(first)
+            widths = _widths(rows, kept)
+            if rank < 10:
+                widths = [min(n, self.columns[i].least or n) for i, n in zip(kept, widths, strict=True)]
+            if rank == 0 or sum(widths) + 2 * len(kept) - 2 <= width:
+                return kept
+            kept.remove(first)
+
+    def _rank(self, index: int) -> int:
+        """The rank of a column; an empty one leaves before all others."""
+        rank = self.columns[index].rank
+        return rank if self._filled(index) or not rank else 11
+
+    def _filled(self, index: int) -> bool:
+        return any(row[index] for row in self.rows)
+
+    def _cut(self, widths: list[int], kept: Sequence[int], width: int) -> list[int]:
+        """Take from the widest column that may be cut until all fit."""
+        least = [self.columns[i].least for i in kept]
+        for floors in (least, [min(n, 8) for n in least]):
+            while sum(widths) + 2 * len(kept) - 2 > width:
+                free = [j for j, floor in enumerate(floors) if floor and widths[j] > floor]
+                if not free:
+                    break
+                widths[max(free, key=lambda j: widths[j])] -= 1
+        return widths
 
     def _line(self, row: Sequence[str], kept: Sequence[int], widths: Sequence[int]) -> str:
         cells: list[str] = []
-        for i in kept:
-            cell = row[i] if len(row[i]) <= widths[i] else row[i][: widths[i] - 1] + "…"
-            cells.append(cell.rjust(widths[i]) if self.columns[i].right else cell.ljust(widths[i]))
+        for i, width in zip(kept, widths, strict=True):
+            column = self.columns[i]
+            cell = _shortened(row[i], width, column.from_front)
+            cells.append(cell.rjust(width) if column.right else cell.ljust(width))
         return "  ".join(cells).rstrip()
 
     def markdown(self) -> str:
@@ -63,18 +102,16 @@ class Table:
         lines = ["| " + " | ".join(c.title for c in self.columns) + " |"]
         lines.append("|" + "|".join("---:" if c.right else "---" for c in self.columns) + "|")
         lines += ["| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in self.rows]
-        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
+        # A mark that begins a line would make it a list or a heading.
+        notes = [re.sub(r"^([*+#-]) ", r"\\\1 ", note) for note in self.notes]
+        return "\n".join(lines) + "".join(f"\n\n{note}" for note in notes)
 
     def html(self) -> str:
         """A `<table>`."""
-        head = "".join(f"<th>{html.escape(c.title)}</th>" for c in self.columns)
+        head = "".join(_html_cell("th", column, column.title) for column in self.columns)
         body: list[str] = []
         for row in self.rows:
-            cells: list[str] = []
-            for column, cell in zip(self.columns, row, strict=True):
-                indent = len(cell) - len(cell.lstrip()) if not column.right else 0
-                style = "text-align: right" if column.right else f"text-align: left; padding-left: {0.5 + indent / 2}em"
-                cells.append(f'<td style="{style}">{html.escape(cell.strip())}</td>')
+            cells = [_html_cell("td", column, cell) for column, cell in zip(self.columns, row, strict=True)]
             body.append(f"<tr>{''.join(cells)}</tr>")
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{notes}"
@@ -84,4 +121,32 @@ def _markdown_cell(cell: str) -> str:
     """Markdown drops leading spaces, and the nesting of layers with them: hard spaces stay."""
     text = cell.strip()
     indent = len(cell.rstrip()) - len(text)
-    return "&nbsp;" * indent + text.replace("|", "\\|")
+    return "&nbsp;" * indent + text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _html_cell(tag: str, column: Column, cell: str) -> str:
+    """One cell; leading spaces become its padding, and digits are of one width."""
+    indent = 0 if column.right else len(cell) - len(cell.lstrip())
+    side = "right" if column.right else "left"
+    style = f"text-align: {side}; padding: 0 0.6em 0 {0.6 + indent / 2:g}em; font-variant-numeric: tabular-nums"
+    return f'<{tag} style="{style}">{html.escape(cell.strip())}</{tag}>'
+
+
+def _widths(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
+    return [max(1, *(len(row[i]) for row in rows)) for i in kept]
+
+
+def _half_indented(cell: str) -> str:
+    text = cell.lstrip()
+    return " " * ((len(cell) - len(text)) // 2) + text
+
+
+def _shortened(cell: str, width: int, from_front: bool) -> str:
+    """Cut a cell to `width`; its ending stays."""
+    if len(cell) <= width:
+        return cell
+    if from_front:
+        return "…" + cell[len(cell) - width + 1 :]
+    found = ENDING.search(cell)
+    ending = found.group() if found is not None else ""
+    return cell[: max(0, width - 1 - len(ending))] + "…" + ending
