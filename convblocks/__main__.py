@@ -171,6 +171,7 @@ def _describe(field: ReceptiveField) -> dict[str, Any]:
         "jump": field.jump,
         "start": field.start,
         "local": {"size": local.size, "jump": local.jump, "start": local.start, "period": local.period},
+        "at_most": field.at_most,
         "unknown": field.unknown,
         "gates": field.gates,
     }

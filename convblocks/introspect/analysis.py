@@ -176,7 +176,7 @@ class Analysis:
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
-            prefer = self._prefer(graph.shapes[value], axis)
+            prefer = self.prefer(graph.shapes[value], axis)
             found = [self._seen(run, axis, value, prefer) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
                 return found[0], parts, gated
@@ -204,7 +204,7 @@ class Analysis:
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
-        key = (id(here), self._prefer(self.native.shapes[value], axis))
+        key = (id(here), self.prefer(self.native.shapes[value], axis))
         if key not in self._native_fields:
             self._native_fields[key] = axis_field(here, length, key[1], self.reach(axis)[0] // 2)
         found = self._native_fields[key]
@@ -217,12 +217,13 @@ class Analysis:
     def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
-        prefer = self._prefer(run.graph.shapes[value], axis)
+        prefer = self.prefer(run.graph.shapes[value], axis)
         lo, hi, _ = units_of(run.labels.labels[value], prefer)
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 
-    def _prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
+    def prefer(self, shape: Sequence[int], axis: Axis) -> int | None:
+        """The dimension of a tensor of this shape that is likely to run along the axis."""
         return axis.dim if len(shape) == len(self.inputs.shapes[axis.input]) else None
 
     def _gathered(self, graph: Graph, policy: Local, value: int) -> tuple[bool, tuple[str, ...]]:

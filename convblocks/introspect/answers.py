@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.field import units_of
+from convblocks.introspect.labels import TooLarge
 from convblocks.introspect.propagation import Axis
 
 
@@ -20,7 +22,7 @@ class Field:
 
     Attributes:
         size: input pixels from the first to the last that a unit in the middle depends on; `math.inf` where that is
-            the whole input whatever its size, None where nothing is proved.
+            the whole input whatever its size, None where nothing is proved (`ReceptiveField.at_most` still holds).
         jump: input pixels between neighbouring units; None where there is none (a pooled layer) or it is not constant.
         start: input coordinate of the centre of the first unit, pixel 0 having its centre at 0.
         period: 1 where all units see alike; n where the pattern repeats after n units, and then `size` is the
@@ -119,6 +121,32 @@ class ReceptiveField:
         return tuple(dict.fromkeys(reason for axis in self.axes for reason in self._unknown(axis)))
 
     @property
+    def at_most(self) -> tuple[int, ...]:
+        """Input pixels from the first to the last that any unit can depend on at the given input size, by axis.
+
+        A bound that holds whatever is unknown, with gates, and with the borders of the input, beyond which nothing
+        lies: where nothing better is known it is the length of the input.
+
+        Examples:
+            >>> import torch
+            >>> from convblocks import receptive_field
+            >>> field = receptive_field(lambda x: torch.linalg.inv(x[..., 8:18, 8:18]), (3, 32, 32))
+            >>> field.size, field.at_most, field.unknown
+            ((None, None), (10, 10), ('aten.linalg_inv_ex',))
+        """
+        return tuple(self._at_most(axis) for axis in self.axes)
+
+    def _at_most(self, axis: Axis) -> int:
+        labels = self._analysis.whole(axis).labels.get(self._value)
+        if labels is None:
+            return 0
+        try:
+            lo, hi, _ = units_of(labels, self._analysis.prefer(self.shape, axis))
+        except TooLarge:
+            return self._analysis.length(axis)
+        return max(0, int((hi - lo + 1).max())) if len(lo) else 0
+
+    @property
     def gates(self) -> tuple[str, ...]:
         """The modules that gather the whole image upstream of this tensor."""
         from convblocks.introspect.analysis import downstream
@@ -141,7 +169,8 @@ class ReceptiveField:
             (first, last) by axis, None where the unit depends on no input at all (it sees padding alone).
 
         Raises:
-            ValueError: the unit does not exist, or an operation upstream is unknown.
+            ValueError: the unit does not exist, or an operation upstream is unknown; the message names it and the
+                interval within which that of the unit lies.
         """
         shape = self.shape
         index = unit if len(unit) == len(shape) - 1 else (None, *unit)
@@ -150,10 +179,10 @@ class ReceptiveField:
         ):
             raise ValueError(f"unit must be an index into {shape[2:]} or {shape[1:]}, got {unit}")
         found: list[tuple[int, int] | None] = []
+        reasons: set[str] = set()
         for axis in self.axes:
             whole = self._analysis.whole(axis)
-            if self._value in whole.unknown:
-                raise ValueError(f"the interval is not known: {', '.join(sorted(whole.unknown[self._value]))}")
+            reasons |= whole.unknown.get(self._value, frozenset())
             labels = whole.labels.get(self._value)
             if labels is None:
                 found.append(None)
@@ -165,6 +194,8 @@ class ReceptiveField:
                     data = data.narrow(dim + 1, position, 1)
             lo, hi = cast("list[int]", data.flatten(1).amin(1).tolist())
             found.append((lo, -hi) if lo <= -hi else None)
+        if reasons:
+            raise ValueError(f"the interval is not known, but lies within {found}: {', '.join(sorted(reasons))}")
         return (None,) * len(found) if None in found else tuple(found)
 
     @property
@@ -199,6 +230,7 @@ class ReceptiveField:
         if field != local:
             parts.append(f"local size={_show(local.size)}")
         if self.unknown:
+            parts.append(f"at most={_show(self.at_most)}")
             parts.append(f"unknown: {', '.join(self.unknown)}")
         return f"ReceptiveField({', '.join(parts)})"
 
@@ -250,6 +282,9 @@ class StoppedField(ReceptiveField):
         """Nothing is known of the output."""
         nothing = (None,) * len(self.axes)
         return Field(nothing, nothing, nothing, nothing)
+
+    def _at_most(self, axis: Axis) -> int:
+        return self._analysis.length(axis)
 
     @property
     def shape(self) -> tuple[int, ...]:

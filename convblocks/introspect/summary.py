@@ -113,6 +113,7 @@ class Summary:
             "start": local.start if local else None,
             "global": any(field.is_global) if field is not None else False,
             "unknown": field.unknown if field is not None else (),
+            "at_most": field.at_most if field is not None and field.unknown else None,
             "parameters": layer.parameters,
             "trainable": layer.trainable,
             "macs": layer.macs,
@@ -135,7 +136,7 @@ class Summary:
         notes = [note for mark, note in NOTES.items() if mark in marks]
         if "?" in marks:
             reasons = dict.fromkeys(r for layer in self.layers if layer.field for r in layer.field.unknown)
-            notes.append(f"? not known: {'; '.join(list(reasons)[:5])}")
+            notes.append(f"? not known, at most the whole input: {'; '.join(list(reasons)[:5])}")
         frozen = self.parameters - self.trainable
         notes.append(
             f"parameters {self.parameters:,}" + (f" ({frozen:,} frozen)" if frozen else "") + f", MACs {self.macs:,}"
