@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.operations import RECURRENT
 from convblocks.introspect.tracing import Graph, Node
 
 
@@ -36,6 +37,10 @@ def macs(graph: Graph, node: Node) -> int:
         return math.prod(batch1) * of("batch2")[-1]
     if node.op == "addmv":
         return math.prod(of("mat"))
+    if node.op in RECURRENT:
+        weights: Sequence[Ref] = arguments["params"]
+        matrices = [shape[ref.value] for ref in weights if len(shape[ref.value]) == 2]
+        return math.prod(of("input")[:2]) * sum(map(math.prod, matrices))
     if node.op.startswith("_scaled_dot_product"):
         query, key, value = of("query"), of("key"), of("value")
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])

@@ -35,6 +35,9 @@ class _Replay:
             return Labels(after.data, before.pooled)
         return self.run.policy.middle(call, before, dims)
 
+    def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
+        return self.gathered(call, before, after, [dim])
+
 
 def coverage(analysis: Analysis, value: int, input_index: int) -> float | None:
     """Share of the field of a unit in the middle that reaches it; None where it is unknown or too large to walk."""

@@ -61,7 +61,7 @@ def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
         count = int(op.removesuffix("_with_indices")[-2])
         kernel = spread(arguments["kernel_size"], count)
         dilation = spread(arguments.get("dilation", 1), count)
-        stride = spread(arguments["stride"], count) if arguments["stride"] else kernel
+        stride = spread(arguments.get("stride") or kernel, count)
     elif op.startswith(("upsample", "_upsample")):
         count = len(graph.shapes[node.args[0].value]) - 2
         kernel, dilation, stride = [5] * count, [1] * count, [1] * count

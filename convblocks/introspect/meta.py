@@ -7,7 +7,7 @@ an operand, which is all that a trace asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,20 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor | None
     if not fits or not bias.dtype == left.dtype == right.dtype:
         return None
     return left.new_empty((rows, right.shape[1]))
+
+
+def recurrent_shapes(name: str, args: tuple[Any, ...]) -> list[tuple[int, ...]] | None:
+    """Shapes of the sequence and of the last states of `torch.lstm` and its like; None for packed sequences."""
+    x, state = args[:2]
+    if isinstance(args[2], Tensor) or isinstance(state, Tensor) == (name == "lstm") or x.dim() != 3:
+        return None
+    states: list[Tensor] = [state] if isinstance(state, Tensor) else list(state)
+    weights: Sequence[Tensor] = args[2]
+    first = weights[0]
+    if first.dim() != 2 or first.shape[1] != x.shape[2]:
+        return None
+    bidirectional: bool = args[7]
+    return [(*x.shape[:2], states[0].shape[2] * (1 + bidirectional)), *(tuple(t.shape) for t in states)]
 
 
 ACTIVATIONS = (

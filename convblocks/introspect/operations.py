@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""Layers that torch takes apart into operations for every step; a trace keeps each as one."""
+
 COSTED = frozenset(
     {"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear"}
     | {
@@ -19,6 +22,7 @@ COSTED = frozenset(
         "_scaled_dot_product_cudnn_attention",
     }
     | {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable"}
+    | RECURRENT
 )
 """Operations that multiply and accumulate: recorded even where they do not depend on the input."""
 

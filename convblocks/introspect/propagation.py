@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import Labels, TooLarge, extent, interval
+from convblocks.introspect.labels import NOTHING, Labels, TooLarge, extent, interval
 from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.rules.pointwise import pointwise
@@ -47,6 +47,10 @@ class Whole:
         """See `Policy`."""
         return after
 
+    def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
+        """See `Policy`."""
+        return after
+
 
 class Local:
     """Gathering the whole axis makes a tensor pooled, which is left out where it meets one that has a position.
@@ -73,6 +77,17 @@ class Local:
         if self._moves(after.data):
             self.partial.add(call.number)
         return self.middle(call, before, dims)
+
+    def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
+        """See `Policy`; what gathers more the later it comes is a gate that gathers a part."""
+        if before.pooled or self._longest(after.data) <= self.half or self._longest(before.data) > self.half:
+            return after
+        self.gates[call.number] = after
+        self.partial.add(call.number)
+        return self.middle(call, before, [dim])
+
+    def _longest(self, data: Tensor) -> int:
+        return int(extent(data).max()) if data.numel() else 0
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
@@ -198,6 +213,6 @@ def _leaves(labels: Labels) -> Iterator[Tensor]:
 def _hull(known: Sequence[Labels], ndim: int) -> Labels:
     """The most that any result can depend on: everything the operands depend on."""
     parts = [item for labels in known for item in _leaves(labels)]
-    features = [part.flatten(1).amin(1) for part in parts]
-    data = torch.stack(features).amin(0)
+    features = [part.flatten(1).amin(1) for part in parts if part.numel()]
+    data = torch.stack(features).amin(0) if features else parts[0].new_full(parts[0].shape[:1], NOTHING)
     return Labels(data.reshape(-1, *[1] * ndim))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
-from convblocks.introspect.labels import Labels, affordable, compress, gather, slide, union, window_taps
+from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, gather, slide, union, window_taps
 from convblocks.introspect.tracing import Graph, Node
 
 Result = Labels | None | Sequence[Labels | None]
@@ -40,6 +40,10 @@ class Policy(Protocol):
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """Labels after the dimensions `dims` have been gathered into one element."""
+        ...
+
+    def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
+        """Labels after every element has gathered those before it along `dim`."""
         ...
 
 
@@ -114,6 +118,10 @@ class Call:
         dims = [dim % labels.ndim for dim in dims]
         if labels.parts is not None and labels.parts.dim not in dims:
             return labels.per_part(lambda part: self.reduce(part, dims))
+        if any(labels.length(dim) == 0 for dim in dims):
+            # A sum over nothing; other dimensions may be empty still.
+            lengths = [1 if dim in dims else n for dim, n in enumerate(labels.lengths)]
+            return labels.map(lambda data: data.new_full((data.shape[0], *lengths), NOTHING))
         varying = [dim % labels.ndim for dim in dims if labels.length(dim % labels.ndim) > 1]
         if not varying:
             return labels
@@ -123,6 +131,20 @@ class Call:
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
         return union((labels, self.reduce(labels, dims)), labels.ndim)
+
+    def scan(self, labels: Labels, dim: int, *, backwards: bool = False) -> Labels:
+        """Every element takes the labels of those before it along `dim`, or of those after it: a running sum."""
+        if labels.length(dim) == 1:
+            return labels
+        if labels.parts is not None and labels.parts.dim != dim:
+            return labels.per_part(lambda part: self.scan(part, dim, backwards=backwards))
+
+        def running(data: Tensor) -> Tensor:
+            if backwards:
+                return data.flip(dim + 1).cummin(dim + 1).values.flip(dim + 1)
+            return data.cummin(dim + 1).values
+
+        return self.policy.scanned(self, labels, labels.map(running), dim)
 
     def slide(
         self, labels: Labels, dim: int, length: int, out: int, kernel: int, stride: int, padding: int, dilation: int

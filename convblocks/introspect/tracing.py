@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from convblocks.introspect import masks, meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
@@ -28,6 +28,7 @@ from convblocks.introspect.constants import known
 from convblocks.introspect.operations import (
     COSTED,
     FACTORIES,
+    RECURRENT,
     bind,
     is_composite,
     is_inplace_view,
@@ -183,6 +184,10 @@ class _Tracer(TorchDispatchMode):
             self.bind(tensor, alias)
         return self.aliases.value(alias)
 
+    def depends(self, tensor: Tensor) -> bool:
+        """Whether what a tensor holds now depends on the input."""
+        return self.graph.depends[self.read(tensor)]
+
     def bind(self, tensor: Tensor, alias: Alias) -> None:
         self.alive.append(tensor)
         self.aliases.set(tensor, alias)
@@ -298,6 +303,18 @@ class _Tracer(TorchDispatchMode):
                 self.graph.masks -= {value}
                 self.graph.masks |= {value} if masks.hides(tensor) else set()
 
+    def keep(self, func: Any, args: tuple[Any, ...], shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+        """Record an operation that is not run, with results of the given shapes."""
+        node_args = map_tensors(args, lambda tensor: Ref(self.read(tensor)))
+        dtype = args[0].dtype
+        with _disable_current_modes():
+            outputs = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
+        numbered = [self.new_value(shape, dtype, depends=True) for shape in shapes]
+        self._record(func, node_args, {}, numbered)
+        for tensor, value in zip(outputs, numbered, strict=True):
+            self.bind(tensor, Alias.fresh(value, meta=True))
+        return outputs
+
     def _save(self, written: list[Tensor]) -> None:
         """Keep what a tensor of the network's own held before the network writes into it."""
         for tensor in written:
@@ -378,9 +395,9 @@ def _refs(tree: Any) -> Iterator[Ref]:
 
 
 class _Recurrent(TorchFunctionMode):
-    """`nn.LSTM` and its like compare devices before any operation is dispatched.
+    """Keeps `nn.LSTM` and its like as one operation, of which torch makes a dozen for every step of the sequence.
 
-    Show them parameters on the meta device.
+    They also compare devices before any operation is dispatched: they are shown parameters on the meta device.
     """
 
     def __init__(self, tracer: _Tracer) -> None:
@@ -390,8 +407,11 @@ class _Recurrent(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        if getattr(func, "__name__", "") in RECURRENT:
             args = map_tensors(args, self._shown)
+            shapes = None if kwargs else meta.recurrent_shapes(func.__name__, args)
+            if shapes is not None and any(self.tracer.depends(tensor) for tensor in leaves(args)):
+                return self.tracer.keep(getattr(torch.ops.aten, func.__name__).input, args, shapes)
         return func(*args, **(kwargs or {}))
 
     def _shown(self, tensor: Tensor) -> Tensor:

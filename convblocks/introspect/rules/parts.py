@@ -18,6 +18,8 @@ def crop(labels: Labels, dim: int, index: slice) -> Labels:
         return labels
     if labels.parts is not None and labels.parts.dim == dim and index.step in (None, 1):
         return _crop_parts(labels.parts, index.start, index.stop)
+    if labels.parts is not None and labels.parts.dim != dim:
+        return labels.per_part(lambda part: crop(part, dim, index))
     return labels.map(lambda data: data[(slice(None),) * (dim + 1) + (index,)])
 
 

@@ -59,6 +59,8 @@ def reduction(call: Call) -> Result:
     if labels is None:
         return None
     dims = _dims(call)
+    if any(call.shape[dim] == 0 for dim in dims):
+        return [None] * len(outputs)
     gathered = call.reduce(labels, dims)
     keep = len(call.out_shape()) == call.ndim
     return [gathered if keep else without(gathered, dims)] * len(outputs)
@@ -71,8 +73,8 @@ def row(call: Call) -> Result:
     if labels is None:
         return None
     dim = call["dim"] % max(call.ndim, 1)
-    if call.node.op.startswith(("cum", "logcum")) and labels.length(dim) > 1:
-        return [labels.map(lambda data: data.cummin(dim + 1).values)] * len(call.node.outputs)
+    if call.node.op.startswith(("cum", "logcum")):
+        return [call.scan(labels, dim)] * len(call.node.outputs)
     return [call.mix(labels, [dim])] * len(call.node.outputs)
 
 

@@ -11,6 +11,7 @@ import test_pads
 import test_parts
 import test_pointwise
 import test_products
+import test_recurrent
 import test_reductions
 import test_shuffles
 import test_windows
@@ -21,7 +22,7 @@ from convblocks.introspect import propagation  # noqa: F401 - importing register
 from convblocks.introspect.registry import RULES
 
 MODULES = [test_indexing, test_interpolation, test_moves, test_norms, test_pads, test_parts, test_pointwise]
-MODULES += [test_products, test_reductions, test_shuffles, test_windows, test_writes]
+MODULES += [test_products, test_recurrent, test_reductions, test_shuffles, test_windows, test_writes]
 
 
 @pytest.mark.skipif(not NEW, reason="older versions do not run every operation on meta tensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from perturbation import Case, cases, check
+from perturbation import Case, cases, check, refused
 from torch import Tensor
 
 REDUCTIONS = ["mean", "sum", "amax", "amin", "var", "std", "logsumexp", "nansum", "norm"]
@@ -34,6 +34,8 @@ CASES = [
     Case("vector norm", lambda x: (torch.linalg.vector_norm(x, dim=(0, -1)), torch.linalg.vector_norm(x, 1, 1, True)), (2, 3, 2)),
     Case("norm as a traced program calls it", lambda x: (torch.ops.aten.norm(x, 2.0, [1]), torch.ops.aten.norm(x)), (2, 3)),
     Case("reduction to a type", lambda x: (x.mean(1, dtype=torch.float32), x.sum(0, dtype=torch.float32)), (2, 3)),
+    Case("reduction of nothing", lambda x: (x[:, :0].sum(1), x[:0].mean((0, 1)), x + x[:, :0].sum(1, keepdim=True)), (2, 3)),
+    Case("reduction of nothing, along another dimension", lambda x: (x[:, :0].sum(0), x[:, :0].amax(2), x[..., :0] @ x[:, :0]), (2, 3, 2)),
     Case("reduction of one element", lambda x: x[:, :1].mean(1, keepdim=True), (2, 3)),
     Case("reduction of a view", lambda x: x.view(2, 2, 2, 3).mean((1, 3)), (2, 4, 3)),
     Case("kth value", lambda x: (*x.kthvalue(2, 1), *x.kthvalue(1, 0, keepdim=True)), (3, 3), 60),
@@ -59,3 +61,7 @@ CASES = [
 @cases(*CASES)
 def test_what_is_gathered(case: Case) -> None:
     check(case)
+
+
+def test_an_operation_without_a_rule_on_nothing() -> None:
+    assert "renorm" in refused(lambda x: torch.renorm(x[:, :0], 2, 0, 1.0), (2, 3), 1)

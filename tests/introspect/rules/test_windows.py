@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from perturbation import NEW, Case, cases, check, refused, weight
+from torch import nn
+
+from convblocks import receptive_field
 
 aten = torch.ops.aten
 
@@ -60,6 +63,12 @@ CASES = [
 @cases(*CASES)
 def test_windows(case: Case) -> None:
     check(case)
+
+
+def test_pooling_at_random_places_is_refused() -> None:
+    assert "fractional_max_pool2d" in refused(lambda x: F.fractional_max_pool2d(x, 2, output_size=(3, 4)), (1, 2, 8, 9))
+    pooled = nn.Sequential(nn.Conv2d(2, 2, 3), nn.FractionalMaxPool2d(2, output_ratio=0.5))
+    assert "aten.fractional_max_pool2d in 1" in receptive_field(pooled, (2, 16, 16)).unknown
 
 
 def test_weights_from_the_input_of_which_the_border_reads_a_part_are_refused() -> None:
