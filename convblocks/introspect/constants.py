@@ -10,7 +10,7 @@ when somebody asks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -43,17 +43,16 @@ def _make(graph: Graph, node: Node) -> None:
     if any(math.prod(graph.shapes[value]) > LARGEST for value in node.outputs) or _drawn(node):
         return
     try:
-        result = _run(graph, node)
-    except (_NotKnown, RuntimeError, NotImplementedError, TypeError):
+        results = rerun(graph, node, lambda value: known(graph, value))
+    except (NotKnown, RuntimeError, NotImplementedError, TypeError):
         return
-    results = cast("Sequence[object]", result) if isinstance(result, (list, tuple)) else (result,)
     for value, item in zip(node.outputs, results, strict=False):
         if isinstance(item, Tensor) and tuple(item.shape) == graph.shapes[value]:
             graph.constants[value] = item
 
 
-class _NotKnown(Exception):
-    pass
+class NotKnown(Exception):
+    """An operand has no known elements."""
 
 
 def _drawn(node: Node) -> bool:
@@ -62,14 +61,16 @@ def _drawn(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in step.tags or "empty" in node.op or "as_strided" in name_of(step)
 
 
-def _run(graph: Graph, node: Node) -> Any:
+def rerun(graph: Graph, node: Node, find: Callable[[int], Tensor | None]) -> Sequence[object]:
+    """The results of an operation for the operands that `find` gives."""
+
     def value_of(item: Any) -> Any:
         if isinstance(item, Ref):
-            found = known(graph, item.value)
+            found = find(item.value)
             if found is None and node.op in FACTORIES:
                 return torch.empty((), dtype=graph.dtypes[item.value]).expand(graph.shapes[item.value])
             if found is None:
-                raise _NotKnown
+                raise NotKnown
             return found
         if isinstance(item, (list, tuple)):
             items = [value_of(part) for part in cast("Sequence[Any]", item)]
@@ -84,12 +85,13 @@ def _run(graph: Graph, node: Node) -> Any:
         base, piece = args[0].clone(), args[1]
         step = node.func.step
         if any(isinstance(item, Ref) for item in step.args[1:]):
-            raise _NotKnown
+            raise NotKnown
         view = step.func(base, *step.args[1:], **step.kwargs)
         (view[step.output] if isinstance(view, (list, tuple)) else view).copy_(piece)
-        return base
+        return [base]
     for written in written_arguments(node.func, args, kwargs):
         copy = written.clone()
         args = tuple(copy if item is written else item for item in args)
         kwargs = {key: copy if item is written else item for key, item in kwargs.items()}
-    return node.func(*args, **kwargs)
+    result = node.func(*args, **kwargs)
+    return cast("Sequence[object]", result) if isinstance(result, (list, tuple)) else [result]

@@ -12,6 +12,7 @@ from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
 from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, gather, slide, union, window_taps
 from convblocks.introspect.tracing import Graph, Node
+from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]
 Rule = Callable[["Call"], Result]
@@ -112,6 +113,10 @@ class Call:
         if value is None:
             raise NoRule("indices of unknown value")
         return value
+
+    def zeros(self, ref: Ref) -> Tensor | None:
+        """Where an operand that does not depend on the input is zero for sure; None where it nowhere is."""
+        return None if self.graph.depends[ref.value] else zeros(self.graph, ref.value)
 
     def reduce(self, labels: Labels, dims: Sequence[int]) -> Labels:
         """Gather the dimensions `dims` of a tensor; they stay, with length 1."""

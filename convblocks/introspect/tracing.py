@@ -99,6 +99,7 @@ class Graph:
     made: dict[int, Node] = field(default_factory=dict[int, Node])
     """How the values that do not depend on the input were made; `constants.known` makes them again."""
     constants: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
+    patterns: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
     masks: set[int] = field(default_factory=set[int])
     parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
@@ -397,7 +398,8 @@ def _refs(tree: Any) -> Iterator[Ref]:
 class _Recurrent(TorchFunctionMode):
     """Keeps `nn.LSTM` and its like as one operation, of which torch makes a dozen for every step of the sequence.
 
-    They also compare devices before any operation is dispatched: they are shown parameters on the meta device.
+    They compare devices before any operation is dispatched, as `take_along_dim` does: they are shown parameters and
+    indices on the meta device.
     """
 
     def __init__(self, tracer: _Tracer) -> None:
@@ -407,18 +409,21 @@ class _Recurrent(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in RECURRENT:
+        name = getattr(func, "__name__", "")
+        if name in RECURRENT or name == "take_along_dim":
             args = map_tensors(args, self._shown)
-            shapes = None if kwargs else meta.recurrent_shapes(func.__name__, args)
+        if name in RECURRENT:
+            shapes = None if kwargs else meta.recurrent_shapes(name, args)
             if shapes is not None and any(self.tracer.depends(tensor) for tensor in leaves(args)):
-                return self.tracer.keep(getattr(torch.ops.aten, func.__name__).input, args, shapes)
+                return self.tracer.keep(getattr(torch.ops.aten, name).input, args, shapes)
         return func(*args, **(kwargs or {}))
 
     def _shown(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             return tensor
         value = self.tracer.read(tensor)
-        twin = self.tracer._twin(tensor)
+        with _disable_current_modes():
+            twin = self.tracer._twin(tensor)
         if self.tracer.aliases.get(twin) is None:
             self.tracer.bind(twin, Alias.fresh(value, meta=True))
         return twin

@@ -5,12 +5,18 @@ from __future__ import annotations
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.labels import Labels, Reshaped, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule
+from convblocks.introspect.rules import sparse
 from convblocks.introspect.rules.reductions import without
 
 
 def product(call: Call, matrices: tuple[Ref, Ref]) -> Labels | None:
     """Matrix product: row i of the left with column j of the right."""
     left, right = (call.of(matrix) for matrix in matrices)
+    for labels, other, dim in ((left, matrices[1], -1), (right, matrices[0], -2)):
+        if labels is not None and (right is None or left is None):
+            masked = sparse.product(call, labels, labels.ndim + dim, other, rows=dim == -2)
+            if masked is not None:
+                return masked
     if left is not None and right is None and left.origin is not None:
         merged = tuple(left.origin.new) == call.shape_of(matrices[0])
         if merged and left.origin.old[-1] == left.origin.new[-1]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convblocks.introspect.labels import Labels, gather, transposed_taps, union, window_taps
 from convblocks.introspect.registry import Call, NoRule, Result, rule, spread
+from convblocks.introspect.rules import sparse
 
 
 def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels: int) -> Labels:
@@ -69,6 +70,11 @@ def _convolved(
 ) -> Labels:
     count = len(kernel) - 2
     first = len(shape) - count
+    zero = call.zeros(call["weight"])
+    if zero is not None:
+        return sparse.convolved(
+            call, labels, zero, lambda item: mix_channels(call, item, first - 1, call["groups"], out[first - 1])
+        )
     labels = mix_channels(call, labels, first - 1, call["groups"], out[first - 1])
     stride, padding, dilation = (spread(call[name], count) for name in ("stride", "padding", "dilation"))
     for i in range(count):

@@ -16,13 +16,14 @@ import test_reductions
 import test_shuffles
 import test_windows
 import test_writes
+import test_zeros
 from perturbation import NEW
 
 from convblocks.introspect import propagation  # noqa: F401 - importing registers the rules
 from convblocks.introspect.registry import RULES
 
 MODULES = [test_indexing, test_interpolation, test_moves, test_norms, test_pads, test_parts, test_pointwise]
-MODULES += [test_products, test_recurrent, test_reductions, test_shuffles, test_windows, test_writes]
+MODULES += [test_products, test_recurrent, test_reductions, test_shuffles, test_windows, test_writes, test_zeros]
 
 
 @pytest.mark.skipif(not NEW, reason="older versions do not run every operation on meta tensors")
