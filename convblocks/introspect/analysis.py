@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
@@ -44,6 +45,7 @@ class Grown:
 class Analysis:
     """All that is known of one network at one input size."""
 
+    @on_cpu
     def __init__(self, model: Callable[..., Any], inputs: Inputs) -> None:
         self.model, self.inputs = model, inputs
         self.native = trace(model, inputs.shapes, inputs.dtypes)
@@ -63,12 +65,14 @@ class Analysis:
         """Length of an axis at the original size."""
         return self.inputs.shapes[axis.input][axis.dim]
 
+    @on_cpu
     def whole(self, axis: Axis) -> Propagation:
         """Exact intervals at the original size, borders and gates included."""
         if axis not in self._whole:
             self._whole[axis] = propagate(self.native, axis, Whole())
         return self._whole[axis]
 
+    @on_cpu
     def local(self, axis: Axis) -> tuple[Propagation, Local]:
         """Local labels at the original size, for what a larger input cannot reach."""
         if axis not in self._local:
@@ -82,6 +86,7 @@ class Analysis:
             self._reach[axis] = reach(self.native, axis)
         return self._reach[axis]
 
+    @on_cpu
     def grown(self, axis: Axis) -> list[Grown]:
         """The network on an input large enough, twice if its geometry may follow the size of the input."""
         if not self._grown:
@@ -122,6 +127,7 @@ class Analysis:
                     for run in self._grown[axis]:
                         run.cut(count)
 
+    @on_cpu
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
         """The network on an input of other lengths, with local labels along every axis."""
         shapes = [list(shape) for shape in self.inputs.shapes]
@@ -157,6 +163,7 @@ class Analysis:
         """Whether a larger input leaves unknown what was known: its labels have become too large."""
         return any(grown[axis].labels.unknown.keys() - before[axis].labels.unknown.keys() for axis in self.axes)
 
+    @on_cpu
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""
         key = (axis, value)
@@ -214,6 +221,7 @@ class Analysis:
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, parts, gated
 
+    @on_cpu
     def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]

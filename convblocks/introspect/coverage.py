@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.analysis import Analysis, Grown
+from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import units_of
 from convblocks.introspect.growth import grown_length
 from convblocks.introspect.labels import Labels, TooLarge
@@ -45,6 +46,7 @@ def coverage(analysis: Analysis, value: int, input_index: int) -> float | None:
     return None if mask is None else float(mask.float().mean())
 
 
+@on_cpu
 def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor | None:
     """The field of a unit in the middle as a mask, True where the pixel reaches the unit."""
     axes = [axis for axis in analysis.axes if axis.input == input_index]

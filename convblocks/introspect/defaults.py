@@ -1,0 +1,26 @@
+"""Tables and labels are made on the CPU, whatever default device the caller has set."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` under `torch.device("cpu")` where the caller has another default."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        # The context costs time at every call of torch, so it is entered only where it is needed.
+        if torch.get_default_device().type == "cpu":
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return run
