@@ -162,8 +162,9 @@ def _unfit_device(device: torch.device) -> str:
 
 def _transformed() -> bool:
     # torch.library has no way to give an operator of Python to these transforms, all at once.
-    stack = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
-    return stack is not None or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore
+    # Nor has torch a public name, or a type, for whether one of them is under way.
+    stack: object = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
+    return stack is not None or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
 def _exporting() -> bool:

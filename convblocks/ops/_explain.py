@@ -56,6 +56,7 @@ def explain(module: nn.Module, x: Tensor) -> dict[str, Choice]:
 
     modes = {part: part.training for part in module.modules()}
     try:
+        # torch types the generator without its items.
         parts: dict[str, nn.Module] = dict(module.named_modules())  # pyright: ignore[reportUnknownArgumentType]
         fusing = {
             (f"{name}." if name else "") + "conv_dw": part for name, part in parts.items() if hasattr(part, "fusion")

@@ -5,6 +5,7 @@ convolution. Between the two nothing leaves the chip: a block of positions by al
 tensor cores.
 """
 
+# Triton's language has no types, and Triton itself need not be there to check the rest.
 # pyright: basic, reportMissingImports=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ pointwise convolution. Sums over positions go to one row a program of a buffer, 
 same bits every time.
 """
 
+# Triton's language has no types, and Triton itself need not be there to check the rest.
 # pyright: basic, reportMissingImports=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def low_rank(weight: Tensor, block: nn.Module) -> float:
     filters = weight.double().transpose(0, 1).flatten(2)  # (in, out, taps)
     count = conv_dw.out_channels // conv_dw.in_channels
     # The best basis of `count` filters for each input channel: leading eigenvectors of (taps, taps).
+    # torch.linalg has no types.
     basis = cast("Tensor", torch.linalg.eigh(filters.mT @ filters)[1])  # pyright: ignore[reportUnknownMemberType]
     basis = basis[..., -count:]
     basis = torch.nn.functional.pad(basis, (count - basis.shape[-1], 0))
