@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, GAPHead
-from tests.compiler import HAS_COMPILER, REASON
+from tests.compiler import HAS_COMPILER, REASON, needs_compiler
 
 LIMITS = dict.fromkeys(waysout.WAYS, 1e-5) | {"fused, bf16, channels last": 0.05, "fused, int8, compiled": 0.1}
 
@@ -72,6 +72,21 @@ def test_int8_keeps_the_accuracy_on_real_images(digits):
     assert sum(tensor.dtype == torch.int8 for tensor in weights) >= 3
     # A depthwise convolution stays in floats.
     assert all(tensor.shape[1] == 1 for tensor in weights if tensor.dtype != torch.int8)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
+def test_int8_does_not_overflow_where_all_values_are_large():
+    """CPUs without VNNI add pairs of products in 16 bits: two of the largest gave half of what they are."""
+    pytest.importorskip("torchao", reason="torchao, of the extra deploy, is not installed")
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 1, bias=False)
+    nn.init.uniform_(conv.weight, 0.9, 1)
+    images = 0.9 + 0.1 * torch.rand(8, 64, 16, 16)
+    torch.compiler.reset()
+    with torch.no_grad():
+        made = waysout.WAYS["fused, int8, compiled"](waysout.Source(nn.Sequential(conv).eval(), images, (8,)))
+        torch.testing.assert_close(made.run(images), conv(images), rtol=0.02, atol=0)
 
 
 MACHINE = {"hardware": {"cpu": "C", "cpus": 2, "instructions": "AVX2"}, "versions": {"torch": "2.9"}}
