@@ -1,7 +1,7 @@
 """Which path a depthwise convolution takes, and why."""
 
-# What torch leaves without types.
-# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+# What torch leaves without types, and what of its transforms it keeps to itself.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -163,8 +163,9 @@ def _unfit_device(device: torch.device) -> str:
 def _transformed() -> bool:
     # torch.library has no way to give an operator of Python to these transforms, all at once.
     # Nor has torch a public name, or a type, for whether one of them is under way.
-    stack: object = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
-    return stack is not None or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+    stack = cast("object", torch._C._functorch.peek_interpreter_stack())  # pyright: ignore[reportAttributeAccessIssue]
+    level = cast("int", torch.autograd.forward_ad._current_level)
+    return stack is not None or level >= 0
 
 
 def _exporting() -> bool:
