@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from convblocks.introspect.answers import ReceptiveField
@@ -35,9 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 where an audit fails, 2 where the arguments or the network are wrong."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
-    except ValueError as error:
-        print(f"convblocks: {error}", file=sys.stderr)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # `| head` has read enough; what is left must not be flushed into nothing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, ImportError, OSError) as error:
+        # One line, whatever torch puts into several.
+        text = " ".join(str(error).split())
+        hint = "; --input gives another size" if options.input is None and "input_size=" in text else ""
+        print(f"convblocks: {text}{hint}", file=sys.stderr)
         return 2
 
 
@@ -63,10 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("summary", _summary, "a table of the layers: output, receptive field, parameters, MACs")
-    sub.add_argument("--depth", type=int, default=None, metavar="N", help="levels of nesting to show (default: all)")
-    sub.add_argument(
-        "--width", type=int, default=None, metavar="N", help="columns of the table (default: the terminal)"
-    )
+    sub.add_argument("--depth", type=_whole(0), metavar="N", help="levels of nesting to show (default: all)")
+    sub.add_argument("--width", type=_whole(1), metavar="N", help="columns of the table (default: the terminal)")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -80,12 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("audit", _audit, "hold the network to a specification; exit status 1 where it fails")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--preset", choices=sorted(PRESETS), help="a ready specification")
-    sub.add_argument("--max-parameters", type=int, metavar="N", help="most parameters")
-    sub.add_argument("--max-macs", type=int, metavar="N", help="most multiply-accumulates")
+    sub.add_argument("--max-parameters", type=_whole(0), metavar="N", help="most parameters")
+    sub.add_argument("--max-macs", type=_whole(0), metavar="N", help="most multiply-accumulates")
     sub.add_argument(
-        "--min-receptive-field", type=int, metavar="N", help="smallest field, in pixels, of the last map before pooling"
+        "--min-receptive-field",
+        type=_whole(0),
+        metavar="N",
+        help="smallest field, in pixels, of the last map before pooling",
     )
-    sub.add_argument("--max-receptive-field", type=int, metavar="N", help="largest field of that map")
+    sub.add_argument("--max-receptive-field", type=_whole(0), metavar="N", help="largest field of that map")
     sub.add_argument(
         "--min-coverage", type=float, metavar="SHARE", help="least share of the field's pixels that reach it, 0 to 1"
     )
@@ -115,6 +127,15 @@ def _size(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be numbers such as 3,224,224, got {text!r}") from None
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def _count(text: str) -> tuple[str, int]:
@@ -223,10 +244,14 @@ def _audit(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from convblocks.introspect.plotting import plot_receptive_field
 
+    out = Path(options.out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"--out must be a file in a folder that exists, got {options.out!r}")
+    out = out if out.suffix else out.with_suffix(".png")
     model = load_model(options.model)
     figure = plot_receptive_field(model, _input(options, model), layer=options.layer)
-    figure.savefig(options.out, dpi=120)
-    print(options.out)
+    figure.savefig(out, dpi=120)
+    print(out)
     return 0
 
 

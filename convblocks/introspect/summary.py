@@ -285,7 +285,7 @@ def summary(
     Args:
         model: a module, or a bound method of one.
         input_size: `(channels, height, width)` without the batch, or a sequence of such for several inputs.
-        depth: levels of nesting to show; all by default.
+        depth: levels of nesting to show, 0 for the network alone; all by default.
         dtype: element type of the input; by default that of the first floating parameter.
         channel_last: the network takes `(height, width, channels)`.
 
@@ -293,7 +293,7 @@ def summary(
         A `Summary`: print it, or take `.records()`, `.markdown()`, `.html()`, `.geometry()`.
 
     Raises:
-        ValueError: the network cannot run on `input_size`.
+        ValueError: the network cannot run on `input_size`; a negative depth.
 
     Examples:
         >>> from torch import nn
@@ -303,4 +303,6 @@ def summary(
         >>> [(row["type"], row["receptive_field"]) for row in table.records()]
         [('Sequential', (4, 4)), ('Conv2d', (3, 3)), ('MaxPool2d', (4, 4))]
     """
+    if depth is not None and depth < 0:
+        raise ValueError(f"depth must be 0 (the network alone) or more, got {depth!r}")
     return Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), depth)
