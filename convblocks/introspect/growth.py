@@ -16,8 +16,10 @@ from convblocks.introspect.tracing import Graph, Node
 Pair = tuple[int, int]
 RESAMPLING = ("upsample", "_upsample")
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "broadcast_to"})
-RESIZING = ("adaptive", "_adaptive", "flip", "roll", "index", "_cdist")
+RESIZING = ("adaptive", "_adaptive", "flip", "roll", "rot90", "index", "gather", "tril", "triu", "_cdist")
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
+VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbmm"})
+"""Operations that read what the values of a constant let through: one that grows may let through other places."""
 
 
 def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
@@ -151,6 +153,9 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
         elif a.op.startswith(RESIZING):
             outs: Sequence[int] = first.shapes[a.outputs[0]]
             if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
+                return True
+        elif a.op.rstrip("_") in VALUED:
+            if a.args != b.args or any(first.shapes[v] != second.shapes[v] for v in a.operands if not first.depends[v]):
                 return True
         elif a.op in RESHAPES - {"expand", "broadcast_to"}:
             if not _same_grouping(first, second, a, b, seen):

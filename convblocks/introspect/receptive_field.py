@@ -55,6 +55,8 @@ def analyse(
     model: Callable[..., Any], input_size: InputSize, *, dtype: torch.dtype | None = None, channel_last: bool = False
 ) -> Analysis:
     """Trace `model` and say in one sentence what is wrong if that fails."""
+    # What torch.compile returns is compiled at its first call; the network in it has the same answers.
+    model = getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None) or model
     analysis = Analysis(model, parse_inputs(model, input_size, dtype, channel_last=channel_last))
     graph = analysis.native
     if graph.error is not None and not isinstance(graph.error, ValueNeeded):

@@ -395,7 +395,7 @@ def _refs(tree: Any) -> Iterator[Ref]:
             yield from _refs(item)
 
 
-class _Recurrent(TorchFunctionMode):
+class _Functions(TorchFunctionMode):
     """Keeps `nn.LSTM` and its like as one operation, of which torch makes a dozen for every step of the sequence.
 
     They compare devices before any operation is dispatched, as `take_along_dim` does: they are shown parameters and
@@ -409,6 +409,10 @@ class _Recurrent(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            # It casts weights on the CPU, and not what stands on meta. The answer is of the types without it.
+            with torch.autocast("cpu", enabled=False):
+                return self.__torch_function__(func, types, args, kwargs)
         name = getattr(func, "__name__", "")
         if name in RECURRENT or name == "take_along_dim":
             args = map_tensors(args, self._shown)
@@ -467,7 +471,9 @@ def _evaluating(model: nn.Module | None) -> Generator[None, None, None]:
     try:
         if any(training for _, training in modes):
             assert model is not None
-            model.eval()
+            # An exported program has no modes, and refuses.
+            with contextlib.suppress(NotImplementedError):
+                model.eval()
         yield
     finally:
         for module, training in modes:
@@ -516,7 +522,7 @@ def trace(
     watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
     with torch.no_grad(), _evaluating(module), watching:
         try:
-            with _Recurrent(tracer), tracer:
+            with _Functions(tracer), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
         except Exception as error:

@@ -258,3 +258,23 @@ def test_channel_last_and_several_inputs_and_outputs() -> None:
     assert field.for_input(1).size == (5, 5)
     assert field.outputs[1].size == (3, 3)
     assert field.outputs[1].for_input(1).size == (0, 0)
+
+
+def test_networks_in_other_wrappings() -> None:
+    """As torch's own tools give them. Autocast casts weights on the CPU, and not the input of a trace."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    example = torch.zeros(1, 3, 16, 16)
+
+    def mixed(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    wrapped = [
+        mixed,
+        torch.compile(model),
+        torch.compile(mixed),
+        torch.export.export(model, (example,)).module(),
+        nn.DataParallel(model),
+    ]
+    for one in [*wrapped, torch.fx.symbolic_trace(model)]:
+        assert receptive_field(one, (3, 16, 16)).size == (5, 5)

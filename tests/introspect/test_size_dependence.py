@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,3 +55,19 @@ def test_a_roll_that_was_chosen_is_not_guessed() -> None:
 
     assert receptive_field(rolled, (2, 32, 32)).local.start in ((0, None), (0, -1))
     assert receptive_field(rolled, (2, 48, 48)).local.start == (0, -2)
+
+
+REVERSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": lambda x: x.flip(-1),
+    "rot90": lambda x: torch.rot90(x, 2, (2, 3)),
+    "product": lambda x: x @ torch.eye(x.shape[-1]).flip(0),
+    "gather": lambda x: x.gather(3, torch.arange(x.shape[-1] - 1, -1, -1).expand(x.shape)),
+    "index": lambda x: x[..., torch.arange(x.shape[-1] - 1, -1, -1)],
+}
+
+
+@pytest.mark.parametrize("case", REVERSED)
+def test_what_runs_backwards_starts_at_the_end_of_this_size(case: str) -> None:
+    field = receptive_field(REVERSED[case], (2, 12, 32))
+    assert (field.size[1], field.jump[1], field.start[1]) == (1, -1, 31)
+    assert field.interval(0, 3)[1] == (28, 28)
