@@ -68,7 +68,18 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
         if found is not None:
             return found if bool(found.any()) else None
         factor *= 1.5
-    return None
+    # A network that refuses every other size can be walked at its own.
+    found = _walk(_native(analysis), axes, value, [size or 1 for size in sizes])
+    return found if found is not None and bool(found.any()) else None
+
+
+def _native(analysis: Analysis) -> dict[Axis, Grown]:
+    runs: dict[Axis, Grown] = {}
+    for axis in analysis.axes:
+        labels, policy = analysis.local(axis)
+        count = len(analysis.native.nodes)
+        runs[axis] = Grown(analysis.native, analysis.length(axis), labels, policy, count)
+    return runs
 
 
 def _walk(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int, sizes: Sequence[int]) -> Tensor | None:
