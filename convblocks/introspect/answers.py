@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.field import units_of
@@ -174,9 +174,8 @@ class ReceptiveField:
         """
         shape = self.shape
         index = unit if len(unit) == len(shape) - 1 else (None, *unit)
-        if len(index) != len(shape) - 1 or any(
-            i is not None and not -n <= i < n for i, n in zip(index, shape[1:], strict=True)
-        ):
+        places: list[tuple[Any, int]] = [(i, n) for i, n in zip(index, shape[1:], strict=False) if i is not None]
+        if len(index) != len(shape) - 1 or not all(isinstance(i, int) and -n <= i < n for i, n in places):
             raise ValueError(f"unit must be an index into {shape[2:]} or {shape[1:]}, got {unit}")
         found: list[tuple[int, int] | None] = []
         reasons: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -98,6 +98,8 @@ def audit(
         if requirements not in PRESETS:
             raise ValueError(f"requirements names no preset: {requirements!r}; known are {', '.join(PRESETS)}")
         requirements = PRESETS[requirements]
+    if not isinstance(cast("Any", requirements), Requirements):
+        raise ValueError(f"requirements must be a Requirements or the name of a preset, got {requirements!r}")
     table = Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), None)
     return Audit(list(_findings(table, requirements)))
 
@@ -143,7 +145,11 @@ def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
         )
     if wanted.blocks is not None:
         found.append(_blocks(table, wanted.blocks))
-    found += [rule(table) for rule in wanted.rules]
+    for rule in wanted.rules:
+        finding = rule(table)
+        if not isinstance(cast("Any", finding), Finding):
+            raise ValueError(f"rules must return a Finding, got {finding!r} of {rule!r}")
+        found.append(finding)
     return found
 
 

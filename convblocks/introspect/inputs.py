@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -36,6 +38,8 @@ def parse_inputs(
         ValueError: a size that is no size, lazy or quantised modules, complex inputs.
     """
     sizes = _sizes(input_size)
+    if inspect.isclass(model):
+        raise ValueError(f"model must be an nn.Module or a callable, got the class {model.__name__}: build one of it")
     module = module_of(model)
     if module is not None:
         _check_modules(module)
@@ -46,6 +50,8 @@ def parse_inputs(
             next((p.dtype for p in module.parameters() if p.is_floating_point()), None) if module is not None else None
         )
         dtype = dtype or torch.float32
+    if not isinstance(cast("Any", dtype), torch.dtype):
+        raise ValueError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
     if dtype.is_complex:
         raise ValueError(f"dtype must be real, got {dtype}: receptive fields of complex networks are not supported")
     axes = tuple(tuple(range(1, len(size))) if channel_last else tuple(range(2, len(size) + 1)) for size in sizes)
@@ -56,21 +62,37 @@ def parse_inputs(
     return Inputs(tuple((1, *size) for size in sizes), (dtype,) * len(sizes), axes)
 
 
+def as_whole(number: Any) -> int | None:
+    """A whole number from 1, of NumPy's types too, as an int; None for anything else."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        return None
+    try:
+        found = operator.index(number)
+    except TypeError:
+        return None
+    return found if found > 0 else None
+
+
 def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     hint = "input_size must be (channels, height, width) or a sequence of such, without the batch"
     if isinstance(input_size, (str, bytes, int)) or not isinstance(input_size, Sequence) or not input_size:
-        raise ValueError(f"{hint}, got {input_size!r}")
+        raise ValueError(f"{hint}, got {shown(input_size)}")
     given = cast("Sequence[Any]", input_size)
     nested = isinstance(given[0], Sequence)
     sizes: list[tuple[int, ...]] = []
     for size in given if nested else (given,):
-        numbers = cast("Sequence[Any]", size)
-        if not isinstance(size, Sequence) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers
-        ):
-            raise ValueError(f"{hint}, all positive whole numbers, got {input_size!r}")
-        sizes.append(tuple(numbers))
+        numbers = [as_whole(n) for n in cast("Sequence[Any]", size)] if isinstance(size, Sequence) else [None]
+        known = tuple(n for n in numbers if n is not None)
+        if len(known) < len(numbers):
+            raise ValueError(f"{hint}, all positive whole numbers, got {shown(input_size)}")
+        sizes.append(known)
     return sizes
+
+
+def shown(value: Any) -> str:
+    """Its type and shape instead of the numbers of an array."""
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"a {type(value).__name__} of shape {tuple(shape)}"
 
 
 def _check_modules(module: nn.Module) -> None:

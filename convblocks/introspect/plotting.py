@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -87,6 +87,9 @@ def _draw_field(axes: Axes, field: ReceptiveField, layer: str, image: Tensor | N
     frame_height, frame_width = [1] * (2 - len(sizes)) + [*field._analysis.inputs.shapes[0][2:]]
     top, left = (frame_height - height) / 2 - 0.5, (frame_width - width) / 2 - 0.5
     if image is not None:
+        kind = image.ndim if isinstance(cast("Any", image), Tensor) else 0
+        if kind != 2 and not (kind == 3 and len(image) in (1, 3, 4)):
+            raise ValueError("image must be a tensor (height, width) or (1, 3 or 4 channels, height, width)")
         picture = image if image.ndim == 2 else image.movedim(0, -1)
         axes.imshow(picture.cpu().numpy(), extent=(-0.5, frame_width - 0.5, frame_height - 0.5, -0.5), cmap="gray")
     mask = reached_pixels(field._analysis, field._value, 0)

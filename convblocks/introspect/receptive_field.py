@@ -61,8 +61,9 @@ def analyse(
     graph = analysis.native
     if graph.error is not None and not isinstance(graph.error, ValueNeeded):
         where = f" in '{graph.error_at}'" if graph.error_at else ""
+        batch = " (a batch of 1 goes before it)" if any(shape[1] == 1 for shape in analysis.inputs.shapes) else ""
         raise ValueError(
-            f"the network does not run on input_size={tuple(input_size)}: "
+            f"the network does not run on input_size={tuple(input_size)}{batch}: "
             f"{type(graph.error).__name__}{where}: {graph.error}"
         ) from graph.error
     if graph.error is None and not graph.outputs:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
+from convblocks.introspect.inputs import as_whole
 from convblocks.introspect.kinds import KINDS
 from convblocks.introspect.summary import Summary
 
@@ -66,19 +69,48 @@ class Requirements:
 
     def __post_init__(self) -> None:
         for name in ("at_least", "at_most"):
-            for kind, count in getattr(self, name).items():
-                if kind not in KINDS:
-                    raise ValueError(f"{name} names no kind of layer: {kind!r}; known are {', '.join(sorted(KINDS))}")
-                if not isinstance(count, int) or count < 0:
-                    raise ValueError(f"{name}[{kind!r}] must be a whole number from 0, got {count!r}")
+            _check_kinds(name, getattr(self, name))
         for spec in fields(self):
-            value = getattr(self, spec.name)
-            if spec.name.startswith(("min_", "max_")) and value is not None and value < 0:
-                raise ValueError(f"{spec.name} must not be negative, got {value!r}")
+            if spec.name.startswith(("min_", "max_")):
+                _check_number(spec.name, getattr(self, spec.name))
+        for quantity in ("parameters", "macs", "receptive_field"):
+            least, most = getattr(self, f"min_{quantity}"), getattr(self, f"max_{quantity}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_{quantity} must not be above max_{quantity}, got {least!r} and {most!r}")
         if self.min_coverage is not None and self.min_coverage > 1:
             raise ValueError(f"min_coverage is a share, at most 1, got {self.min_coverage!r}")
-        if self.blocks is not None and not block_names(self.blocks):
+        shape: Any = self.output_shape
+        if shape is not None and not (isinstance(shape, Sequence) and all(map(as_whole, cast("Sequence[Any]", shape)))):
+            raise ValueError(f"output_shape must be positive whole numbers, such as (10,), got {shape!r}")
+        if self.global_pooling not in (None, True, False):
+            raise ValueError(f"global_pooling must be True, False or None, got {self.global_pooling!r}")
+        dense = self.linear_after_pooling
+        if dense is not None and dense != 0 and as_whole(dense) is None:
+            raise ValueError(f"linear_after_pooling must be a whole number from 0, got {dense!r}")
+        if self.blocks is not None and not (isinstance(cast("Any", self.blocks), str) and block_names(self.blocks)):
             raise ValueError(f"blocks must be names such as C1C2C3C4O, got {self.blocks!r}")
+        rules: Any = self.rules
+        if not isinstance(rules, Sequence) or not all(map(callable, cast("Sequence[Any]", rules))):
+            raise ValueError(f"rules must be functions from a Summary to a Finding, got {rules!r}")
+
+
+def _check_kinds(name: str, counts: Any) -> None:
+    if not isinstance(counts, Mapping):
+        raise ValueError(f"{name} must be such as {{'dilated': 1}}, got {counts!r}")
+    for kind, count in cast("Mapping[Any, Any]", counts).items():
+        if kind not in KINDS:
+            raise ValueError(f"{name} names no kind of layer: {kind!r}; known are {', '.join(sorted(KINDS))}")
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"{name}[{kind!r}] must be a whole number from 0, got {count!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value!r}")
 
 
 PRESETS: dict[str, Requirements] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -303,6 +303,6 @@ def summary(
         >>> [(row["type"], row["receptive_field"]) for row in table.records()]
         [('Sequential', (4, 4)), ('Conv2d', (3, 3)), ('MaxPool2d', (4, 4))]
     """
-    if depth is not None and depth < 0:
-        raise ValueError(f"depth must be 0 (the network alone) or more, got {depth!r}")
+    if depth is not None and (not isinstance(cast("Any", depth), int) or depth < 0):
+        raise ValueError(f"depth must be a whole number from 0 (the network alone), got {depth!r}")
     return Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), depth)

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convblocks.introspect.inputs import as_whole
+
 ENDING = re.compile(r"(\(\))?( [+#-])*$")
 """What stays of a cell that is cut: the parentheses of a function and the marks that the notes explain."""
 
@@ -43,7 +45,10 @@ class Table:
 
     def text(self, width: int | None = None) -> str:
         """Aligned text no wider than `width`, by default the terminal: cells are cut, then columns leave."""
-        width = width or shutil.get_terminal_size((100, 24)).columns
+        if width is None:
+            width = shutil.get_terminal_size((100, 24)).columns
+        if as_whole(width) is None:
+            raise ValueError(f"width must be a whole number from 1, got {width!r}")
         rows = [[c.title for c in self.columns], *self.rows]
         narrow = [[_half_indented(cell) for cell in row] for row in rows]
         kept = self._kept(narrow, width)

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.growth import reach
-from convblocks.introspect.inputs import InputSize
+from convblocks.introspect.inputs import InputSize, as_whole, shown
 from convblocks.introspect.propagation import Axis
 from convblocks.introspect.receptive_field import analyse
+from convblocks.introspect.tracing import module_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
         What `model(x)` gives, up to rounding.
 
     Raises:
-        ValueError: tiles of this length cannot do; the message names the next that can. Or no tile can.
+        ValueError: tiles of this length cannot do; the message names the next that can. Or no tile can; or the network
+            is in training mode, or gives several maps.
 
     Examples:
         >>> from torch import nn
@@ -128,11 +132,15 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
         >>> torch.allclose(tiled(net, x, tile=24), net(x), atol=1e-5)
         True
     """
+    given: Any = x
+    if not isinstance(given, Tensor) or given.ndim < 3:
+        raise ValueError(f"x must be a tensor (N, C, *spatial), got {shown(x)}")
     spatial = tuple(x.shape[2:])
-    lengths = (tile,) * len(spatial) if isinstance(tile, int) else tuple(tile)
-    if len(lengths) != len(spatial):
-        raise ValueError(f"tile must be one number or {len(spatial)}, got {tile!r}")
+    lengths = _lengths(tile, len(spatial))
+    _in_evaluation(model)
     analysis = analyse(model, tuple(x.shape[1:]), dtype=x.dtype)
+    if len(analysis.native.outputs) > 1:
+        raise ValueError(f"model must give one map, got {len(analysis.native.outputs)}: wrap it to return one of them")
     field = ReceptiveField(analysis, analysis.native.outputs[0])
     plan = _tiling(analysis, field)
     if not plan.fits(lengths):
@@ -164,6 +172,24 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
         out[(..., *target)] = piece[(..., *source)]
     assert out is not None
     return out
+
+
+def _lengths(tile: Any, count: int) -> tuple[int, ...]:
+    given = cast("Sequence[Any]", tile) if isinstance(tile, Sequence) else [tile] * count
+    lengths = tuple(n for n in map(as_whole, given) if n is not None)
+    if len(lengths) != count or len(given) != count:
+        raise ValueError(f"tile must be one positive whole number or {count} of them, got {tile!r}")
+    return lengths
+
+
+def _in_evaluation(model: Any) -> None:
+    """Statistics of a batch are those of a tile, and what is dropped is another part in each."""
+    module = module_of(model)
+    if module is None:
+        return
+    for name, child in cast("Iterable[tuple[str, nn.Module]]", module.named_modules()):
+        if child.training and isinstance(child, (_BatchNorm, _DropoutNd)):
+            raise ValueError(f"model must be in evaluation mode, got {type(child).__name__} {name!r} in training mode")
 
 
 def _cores(length: int, tile: int, overlap: tuple[int, int]) -> list[tuple[int, int]]:

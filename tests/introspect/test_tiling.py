@@ -72,5 +72,5 @@ def test_what_cannot_be_tiled() -> None:
         tiled(Gated(), torch.randn(1, 1, 64, 64), tile=32)
     with pytest.raises(ValueError, match=r"multiple of \(4, 4\), got \(50, 50\); \(52, 52\) would fit"):
         tiled(UNet("nearest").eval(), torch.randn(1, 1, 64, 64), tile=50)
-    with pytest.raises(ValueError, match="tile must be one number or 2"):
+    with pytest.raises(ValueError, match="tile must be one positive whole number or 2"):
         tiled(dilated(), torch.randn(1, 1, 64, 64), tile=(32, 32, 32))
