@@ -269,9 +269,20 @@ def _show(values: Sequence[float | None]) -> str:
 class StoppedField(ReceptiveField):
     """The answer for a network that cannot be followed to its output: the layers before the stop are known."""
 
-    def __init__(self, analysis: Analysis, error: Exception, where: str) -> None:
-        super().__init__(analysis, analysis.native.inputs[0], "output")
+    def __init__(self, analysis: Analysis, error: Exception, where: str, input_index: int = 0) -> None:
+        super().__init__(analysis, analysis.native.inputs[0], "output", input_index)
+        self._error, self._where = error, where
         self._reason = f"{error}" + (f" in {where}" if where else "")
+
+    def for_input(self, index: int) -> ReceptiveField:
+        """Nothing is known of another input either."""
+        checked = super().for_input(index)
+        return StoppedField(self._analysis, self._error, self._where, checked._input)
+
+    @property
+    def coverage(self) -> float | None:
+        """Not known."""
+        return None
 
     def _unknown(self, axis: Axis) -> tuple[str, ...]:
         return (self._reason,)

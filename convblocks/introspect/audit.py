@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
@@ -101,7 +101,18 @@ def audit(
     if not isinstance(cast("Any", requirements), Requirements):
         raise ValueError(f"requirements must be a Requirements or the name of a preset, got {requirements!r}")
     table = Summary(analyse(model, input_size, dtype=dtype, channel_last=channel_last), None)
-    return Audit(list(_findings(table, requirements)))
+    findings = _findings(table, requirements)
+    stopped = table.analysis.native.error
+    if stopped is not None:
+        findings = [_of_a_part(finding, str(stopped)) for finding in findings]
+    return Audit(findings)
+
+
+def _of_a_part(finding: Finding, reason: str) -> Finding:
+    """What a network keeps up to where it cannot be followed says nothing of the rest; its parameters are all known."""
+    if not finding.passed or finding.rule == "parameters":
+        return finding
+    return replace(finding, passed=False, measured=f"unknown: {reason}")
 
 
 def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
@@ -113,7 +124,7 @@ def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
     if wanted.min_coverage is not None:
         found.append(_coverage(table, rows, wanted.min_coverage))
     if wanted.output_shape is not None:
-        shape = table.output_shapes[0][1:]
+        shape = table.output_shapes[0][1:] if table.output_shapes else ()
         asked = tuple(wanted.output_shape)
         found.append(Finding("output shape", shape == asked, _shape(asked), _shape(shape)))
     for kind, least in wanted.at_least.items():

@@ -146,7 +146,7 @@ class Summary:
             f"input {_bytes(self.input_bytes)}, activations at most {_bytes(self.activation_bytes)}"
         )
         if self.analysis.native.error is not None:
-            notes.append(f"stopped: {self.analysis.native.error}")
+            notes.append(f"stopped, what follows is not counted: {self.analysis.native.error}")
         return Table(COLUMNS, rows, notes)
 
     def _row(self, layer: Layer, above: str, marks: set[str]) -> list[str]:

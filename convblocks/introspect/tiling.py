@@ -72,7 +72,13 @@ def halo(
         (((4, 4), (4, 4)), (2, 2), (10, 10))
     """
     analysis = analyse(model, input_size, dtype=dtype, channel_last=channel_last)
-    return _tiling(analysis, ReceptiveField(analysis, analysis.native.outputs[0]))
+    return _tiling(analysis, _output(analysis))
+
+
+def _output(analysis: Analysis) -> ReceptiveField:
+    if analysis.native.error is not None:
+        raise ValueError(f"no tile is known to do: {analysis.native.error}")
+    return ReceptiveField(analysis, analysis.native.outputs[0])
 
 
 def _tiling(analysis: Analysis, field: ReceptiveField) -> Tiling:
@@ -139,9 +145,10 @@ def tiled(model: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | Sequence[
     lengths = _lengths(tile, len(spatial))
     _in_evaluation(model)
     analysis = analyse(model, tuple(x.shape[1:]), dtype=x.dtype)
-    if len(analysis.native.outputs) > 1:
-        raise ValueError(f"model must give one map, got {len(analysis.native.outputs)}: wrap it to return one of them")
-    field = ReceptiveField(analysis, analysis.native.outputs[0])
+    maps = len(analysis.native.outputs)
+    if maps > 1:
+        raise ValueError(f"model must give one map, got {maps}: wrap it to return one of them")
+    field = _output(analysis)
     plan = _tiling(analysis, field)
     if not plan.fits(lengths):
         least = [math.ceil(max(n, s) / m) * m for n, s, m in zip(lengths, plan.smallest, plan.multiple, strict=True)]
@@ -206,7 +213,7 @@ def _begin(core: tuple[int, int], length: int, tile: int, overlap: tuple[int, in
 def _same_on_a_tile(model: Callable[..., Any], x: Tensor, field: ReceptiveField, lengths: Sequence[int]) -> None:
     """Padding that follows the size of the input may fall elsewhere on a tile."""
     analysis = analyse(model, (x.shape[1], *lengths), dtype=x.dtype)
-    there = ReceptiveField(analysis, analysis.native.outputs[0])
+    there = _output(analysis)
     if there.local != field.local:
         raise ValueError(
             f"no tile of {tuple(lengths)} can do: the network pads an image of {tuple(x.shape[2:])} otherwise "

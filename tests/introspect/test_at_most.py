@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from small_networks import UNet, dilated, strided_without_padding
 from torch import Tensor, nn
 
+from convblocks.introspect.audit import audit
 from convblocks.introspect.receptive_field import receptive_field
 from convblocks.introspect.registry import RULES
+from convblocks.introspect.requirements import Requirements
 from convblocks.introspect.summary import summary
+from convblocks.introspect.tiling import halo, tiled
 
 
 class Inverts(nn.Module):
@@ -77,3 +80,20 @@ def test_the_bound_holds_whichever_rule_is_missing(model: nn.Module, op: str, mo
     monkeypatch.delitem(RULES, op)
     field = receptive_field(model, (1, 32, 32))
     assert all(known <= bound <= 32 for known, bound in zip(exact, field.at_most, strict=True))
+
+
+def test_a_network_that_cannot_be_followed_is_unknown_to_every_question() -> None:
+    """Its coverage once was 1, its field on the first input one pixel, and audits passed by the part that ran."""
+    size = (3, 16, 24)
+    field = receptive_field(Branches(), size)
+    assert field.coverage is None
+    assert field.for_input(0).size == (None, None)
+    with pytest.raises(ValueError, match="no tile is known to do: the network asks for the value"):
+        halo(Branches(), size)
+    with pytest.raises(ValueError, match="no tile is known to do: the network asks for the value"):
+        tiled(Branches(), torch.rand(1, *size), tile=8)
+    asked = Requirements(max_parameters=1, max_macs=9, at_most={"dilated": 0}, output_shape=(3, 8, 12), min_coverage=0)
+    findings = audit(Branches(), size, asked).findings
+    assert [finding.passed for finding in findings] == [True, False, False, False, False]
+    assert all(f.measured.startswith("unknown") for f in findings if f.rule in ("MACs", "dilated layers"))
+    assert "stopped, what follows is not counted: the network asks" in summary(Branches(), size).text(160)
