@@ -22,7 +22,7 @@ def receptive_field(
 ) -> ReceptiveField:
     """What the output of a network, and every layer on the way, sees of the input.
 
-    The network runs on meta tensors: no weights are read, no memory is used, and the network comes back as it was. It
+    The network runs on meta tensors: no weights are read, no map is allocated, and the network comes back as it was. It
     is run on its input size and on a larger input, where no border is in sight of the middle.
 
     Args:

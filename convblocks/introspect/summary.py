@@ -280,7 +280,7 @@ def summary(
     dtype: torch.dtype | None = None,
     channel_last: bool = False,
 ) -> Summary:
-    """Tell what every layer of a network is, gives, sees and costs. No weights are read and no memory is used.
+    """Tell what every layer of a network is, gives, sees and costs. No weights are read and no map is allocated.
 
     Args:
         model: a module, or a bound method of one.
