@@ -106,6 +106,12 @@ def test_masked_convolutions_see_what_came_before() -> None:
     assert [row["parameters"] for row in summary(model, (3, 32, 32), dtype=torch.float64).records()[-2:]] == [304, 148]
 
 
+def test_constants_without_values_hide_nothing() -> None:
+    with torch.device("meta"):
+        model = MaskedConv(3, 4, 5)
+    assert receptive_field(model, (3, 16, 16)).size == (5, 5)
+
+
 def test_parameters_that_happen_to_be_zero_are_read() -> None:
     model = nn.Conv2d(1, 1, 3)
     nn.init.zeros_(model.weight)
