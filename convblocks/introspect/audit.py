@@ -10,10 +10,11 @@ import torch
 
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.kinds import after_pooling, blocks_of, layers_of_kind
+from convblocks.introspect.layer_table import by_axis
 from convblocks.introspect.layers import Layer, geometry_rows
 from convblocks.introspect.receptive_field import analyse
 from convblocks.introspect.requirements import PRESETS, Finding, Requirements, block_names
-from convblocks.introspect.summary import Summary, by_axis
+from convblocks.introspect.summary import Summary
 from convblocks.introspect.tables import Column, Table
 
 

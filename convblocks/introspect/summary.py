@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
 from convblocks.introspect.analysis import Analysis
-from convblocks.introspect.answers import Field, ReceptiveField
 from convblocks.introspect.cost import activation_bytes, tensor_bytes, total_macs
+from convblocks.introspect.geometry_table import geometry_table
 from convblocks.introspect.inputs import InputSize
-from convblocks.introspect.layers import Layer, LayerList, geometry_rows
+from convblocks.introspect.layer_table import COLUMNS, NOTES, human_bytes, layer_rows
+from convblocks.introspect.layers import Layer, LayerList
 from convblocks.introspect.receptive_field import analyse
-from convblocks.introspect.tables import Column, Table
+from convblocks.introspect.tables import Table
 from convblocks.introspect.tracing import module_of
-
-COLUMNS = (
-    Column("layer", right=False, least=16),
-    Column("type", right=False, rank=1, least=10),
-    Column("k", rank=3),
-    Column("s", rank=4),
-    Column("p", rank=7),
-    Column("d", rank=6),
-    Column("g", rank=8),
-    Column("output", right=False, rank=2),
-    Column("k eff", rank=10),
-    Column("field"),
-    Column("jump", rank=5),
-    Column("start", rank=9),
-    Column("params"),
-    Column("MACs"),
-)
-NOTES = {
-    "*": "* sees the whole input by a gate or pooling; shown is the field with gates cut, at this size",
-    "all*": "all* nothing is left of its field with gates cut",
-    "+": "+ called again: its parameters are counted above",
-    "#": "# frozen parameters: all of a container's, some or all of a layer's",
-    "-": "- never called",
-    "()": "() an operation that no module of its own stands for",
-}
-
-
-def by_axis(values: Sequence[Any] | None) -> str:
-    """`3` for (3, 3), `1x7` for (1, 7), "" for nothing."""
-    if not values:
-        return ""
-    shown = [_one(value) for value in values]
-    return shown[0] if len(set(shown)) == 1 else "x".join(shown)
-
-
-def _one(value: Any) -> str:
-    if value is None:
-        return "?"
-    if isinstance(value, float):
-        return "all" if math.isinf(value) else str(int(value)) if value.is_integer() else f"{round(value, 2):g}"
-    return str(value)
-
-
-def human(count: int) -> str:
-    """1,234 and 12.3 M."""
-    if count < 1_000_000:
-        return f"{count:,}"
-    return f"{count / 1e6:,.1f} M" if count < 10**9 else f"{count / 1e9:,.2f} G"
 
 
 class Summary:
@@ -125,14 +78,8 @@ class Summary:
 
     def table(self) -> Table:
         """The rows as strings."""
-        marks: set[str] = set()
         shown = [layer for layer in self.layers if layer.type != "Identity"]
-        above: dict[int, str] = {}
-        rows: list[list[str]] = []
-        for layer in shown:
-            rows.append(self._row(layer, above.get(layer.depth - 1, ""), marks))
-            if not layer.functional:
-                above[layer.depth] = layer.name
+        rows, marks = layer_rows(shown, type(self.analysis.model).__name__)
         notes = [note for mark, note in NOTES.items() if mark in marks]
         if "?" in marks:
             reasons = dict.fromkeys(r for layer in self.layers if layer.field for r in layer.field.unknown)
@@ -142,41 +89,12 @@ class Summary:
             f"parameters {self.parameters:,}" + (f" ({frozen:,} frozen)" if frozen else "") + f", MACs {self.macs:,}"
         )
         notes.append(
-            f"memory at batch 1: parameters and buffers {_bytes(self.parameter_bytes)}, "
-            f"input {_bytes(self.input_bytes)}, activations at most {_bytes(self.activation_bytes)}"
+            f"memory at batch 1: parameters and buffers {human_bytes(self.parameter_bytes)}, "
+            f"input {human_bytes(self.input_bytes)}, activations at most {human_bytes(self.activation_bytes)}"
         )
         if self.analysis.native.error is not None:
             notes.append(f"stopped, what follows is not counted: {self.analysis.native.error}")
         return Table(COLUMNS, rows, notes)
-
-    def _row(self, layer: Layer, above: str, marks: set[str]) -> list[str]:
-        """The cells of a layer below the module `above`, by which its name is shortened."""
-        label = layer.name if layer.unused else layer.name.removeprefix(f"{above}.")
-        label = label or type(self.analysis.model).__name__
-        found = [mark for mark, holds in (("+", layer.reused), ("#", _frozen(layer)), ("-", layer.unused)) if holds]
-        marks.update(found)
-        if layer.functional:
-            label = f"{layer.type}()"
-            marks.add("()")
-        indent = "" if layer.unused else "  " * layer.depth
-        window = layer.window
-        field, jump, start = _field_cells(layer.field, marks)
-        return [
-            " ".join([indent + label, *found]),
-            "" if layer.functional else layer.type,
-            by_axis(window and window.kernel),
-            by_axis(window and window.stride),
-            by_axis(window and window.padding),
-            by_axis(window and window.dilation),
-            str(window.groups) if window and window.groups != 1 else "",
-            "x".join(map(str, layer.output_shape[1:])),
-            by_axis(window and window.effective_kernel),
-            field,
-            jump,
-            start,
-            f"{layer.parameters:,}" if layer.parameters else "",
-            human(layer.macs) if layer.macs else "",
-        ]
 
     def text(self, width: int | None = None) -> str:
         """The table in `width` columns, by default those of the terminal."""
@@ -195,40 +113,7 @@ class Summary:
 
         A depthwise convolution and the pointwise one that follows it are one row.
         """
-        rows: list[list[str]] = []
-        last: Sequence[float | None] = ()
-        for layer in geometry_rows(self.analysis):
-            window, before, after = layer.window, layer.before, layer.field
-            assert window is not None
-            inside = before.local if before is not None else None
-            outside = after.local if after is not None else None
-            n = len(window.kernel)
-            jump_in = _carried(inside, last)
-            jump_out = last = _carried(outside, jump_in)
-            rows.append(
-                [
-                    layer.name or "(functional)",
-                    layer.type,
-                    by_axis(inside and inside.size),
-                    by_axis(outside and outside.size),
-                    by_axis(layer.input_shape[-n:]),
-                    by_axis(layer.output_shape[-n:] if len(layer.output_shape) > n else (1,) * n),
-                    by_axis(jump_in),
-                    by_axis(jump_out),
-                    by_axis(window.kernel),
-                    by_axis(window.stride),
-                    by_axis(window.padding),
-                    by_axis(window.dilation),
-                    by_axis(window.effective_kernel),
-                ]
-            )
-        titles = ("layer", "type", "r in", "r out", "n in", "n out", "j in", "j out", "k", "s", "p", "d", "k eff")
-        columns = [Column(title) for title in titles[2:-1]]
-        name, kind = (
-            Column("layer", right=False, least=16, from_front=True),
-            Column("type", right=False, rank=1, least=9),
-        )
-        return Table([name, kind, *columns, Column("k eff", rank=2)], rows)
+        return geometry_table(self.analysis)
 
     def __str__(self) -> str:
         return self.text()
@@ -238,38 +123,6 @@ class Summary:
 
     def _repr_html_(self) -> str:
         return self.html()
-
-
-def _carried(field: Field | None, last: Sequence[float | None]) -> Sequence[float | None]:
-    """A pooled layer of one unit has no jump of its own: coursework tables carry the last one on."""
-    jump = field.jump if field is not None else ()
-    return tuple(last[i] if j is None and i < len(last) else j for i, j in enumerate(jump))
-
-
-def _field_cells(field: ReceptiveField | None, marks: set[str]) -> tuple[str, str, str]:
-    if field is None:
-        return "", "", ""
-    local = field.local
-    if field.unknown:
-        marks.add("?")
-    size = by_axis(local.size)
-    if any(field.is_global):
-        size = f"{size}*" if any(local.size) else "all*"
-        marks.add(size if size == "all*" else "*")
-    jump = "" if set(local.jump) == {None} else by_axis(local.jump)
-    return size, jump, "" if set(local.start) == {None} else by_axis(local.start)
-
-
-def _frozen(layer: Layer) -> bool:
-    """Whether no parameter of it is trained; of a layer without children, whether some are not."""
-    return layer.trainable < layer.parameters and (layer.leaf or layer.unused or not layer.trainable)
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def summary(

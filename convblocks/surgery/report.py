@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from convblocks.introspect.layer_table import by_axis, human
 from convblocks.introspect.layers import geometry_rows
 from convblocks.introspect.receptive_field import analyse
-from convblocks.introspect.summary import Summary, by_axis, human
+from convblocks.introspect.summary import Summary
 from convblocks.introspect.tables import Column, Table
 
 Sizes = tuple[int, ...]
