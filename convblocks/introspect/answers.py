@@ -264,39 +264,3 @@ def _show(values: Sequence[float | None]) -> str:
         return str(int(value)) if value == int(value) else f"{value:g}"
 
     return "(" + ", ".join(one(value) for value in values) + ")"
-
-
-class StoppedField(ReceptiveField):
-    """The answer for a network that cannot be followed to its output: the layers before the stop are known."""
-
-    def __init__(self, analysis: Analysis, error: Exception, where: str, input_index: int = 0) -> None:
-        super().__init__(analysis, analysis.native.inputs[0], "output", input_index)
-        self._error, self._where = error, where
-        self._reason = f"{error}" + (f" in {where}" if where else "")
-
-    def for_input(self, index: int) -> ReceptiveField:
-        """Nothing is known of another input either."""
-        checked = super().for_input(index)
-        return StoppedField(self._analysis, self._error, self._where, checked._input)
-
-    @property
-    def coverage(self) -> float | None:
-        """Not known."""
-        return None
-
-    def _unknown(self, axis: Axis) -> tuple[str, ...]:
-        return (self._reason,)
-
-    @property
-    def local(self) -> Field:
-        """Nothing is known of the output."""
-        nothing = (None,) * len(self.axes)
-        return Field(nothing, nothing, nothing, nothing)
-
-    def _at_most(self, axis: Axis) -> int:
-        return self._analysis.length(axis)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Raises: the output is not known."""
-        raise ValueError(f"the output is not known: {self._reason}")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from convblocks.introspect.analysis import Analysis
-from convblocks.introspect.answers import ReceptiveField, StoppedField
+from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.inputs import InputSize, parse_inputs
+from convblocks.introspect.stopped import StoppedField
 from convblocks.introspect.tracing import ValueNeeded
 
 
