@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 from torch import Tensor, nn
 
-from convblocks.deploy import fold, places
+from convblocks.deploy import fold, own, places
 from convblocks.deploy.flow import BATCH_NORMS, NORMS, Flow, replace
 from convblocks.deploy.report import FusionReport
 from convblocks.introspect.tracing import Node
@@ -112,7 +112,9 @@ def _branch(flow: Flow, node: Node, written: bool) -> Branch | None:
         return None
     call = flow.graph.calls[node.call]
     removable = not written and call.outputs == node.outputs[:1] and call.nodes[1] - call.nodes[0] == 1
-    if isinstance(module, NORMS) and node.op in BATCH_NORMS and module.running_mean is not None:
+    if isinstance(module, NORMS) and node.op in BATCH_NORMS:
+        if module.running_mean is None or not flow.own_norm(node, module):
+            return None
         axes = len(flow.graph.shapes[node.outputs[0]]) - 2
         return Branch(node, module, [(1, 1, 0, 1)] * axes, removable)
     conv = places.conv(flow, node)
@@ -129,7 +131,7 @@ def _take_in(flow: Flow, host: Branch, guest: Branch) -> bool:
     if host is guest or not guest.removable or flow.input(host.node) != flow.input(guest.node):
         return False
     taps = [_taps(ours, theirs) for ours, theirs in zip(host.windows, guest.windows, strict=True)]
-    if not isinstance(conv, places.CONVS) or not all(taps):
+    if not isinstance(conv, own.CONVS) or not all(taps):
         return False
     if isinstance(guest.module, NORMS):
         if conv.in_channels != conv.out_channels:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from convblocks.deploy import branches, fold, places
-from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, NORMS, Flow, has_hooks, named_modules, replace
+from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, NORMS, Flow, named_modules, replace
+from convblocks.deploy.own import has_hooks
 from convblocks.deploy.report import FusionReport
 from convblocks.introspect.tracing import Node
 
@@ -37,9 +38,10 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
     - Dropout and identities are taken out of `nn.Sequential`, and stay as identities elsewhere.
 
     What may be folded is read off the operations of one forward pass, not off the layout of the modules: it works on
-    any network. A convolution whose output is read twice, shared weights, a norm used twice, hooks and parametrisations
-    are left alone, with the reason in the report. The arithmetic is float64. The pass is of one image: a network that
-    asks for the size of its batch to decide what it does is folded as it runs for one.
+    any network. A convolution whose output is read twice, shared weights, a norm used twice, hooks, parametrisations
+    and layers with a forward of their own that does something else are left alone, with the reason in the report. The
+    arithmetic is float64. The pass is of one image: a network that asks for the size of its batch to decide what it
+    does is folded as it runs for one.
 
     Args:
         model: any network in evaluation mode; it is not changed.
@@ -50,7 +52,8 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
 
     Raises:
         ValueError: the network is in training mode (batch norm is no fixed function there), or does not run on
-            `input_size`, or its forward pass reads attributes of a norm that would be folded.
+            `input_size`, or its forward pass asks for something that would go, such as attributes of a norm, and does
+            something else without it.
 
     Examples:
         >>> import convblocks as cb
@@ -71,10 +74,10 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Fusion
     with torch.no_grad():
         flow = Flow(fused, input_size)
         while _fold_norms(fused, flow, report) or branches.absorb(fused, flow, report):
-            flow = _after_change(fused, input_size)
+            flow = _after_change(fused, input_size, flow)
         while _merge_one(fused, flow, report):
-            flow = _after_change(fused, input_size)
-        _drop_idle(fused, flow, report)
+            flow = _after_change(fused, input_size, flow)
+        _drop_idle(fused, input_size, flow, report)
     return fused, report
 
 
@@ -87,14 +90,18 @@ def _copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _after_change(model: nn.Module, input_size: Sequence[int]) -> Flow:
+def _after_change(model: nn.Module, input_size: Sequence[int], before: Flow) -> Flow:
+    cannot = (
+        "the network cannot be fused: its forward pass reads attributes of a module that would go, such as the "
+        "num_features of a norm, or calls it by another name"
+    )
     try:
-        return Flow(model, input_size)
+        flow = Flow(model, input_size)
     except ValueError as error:
-        raise ValueError(
-            f"the network cannot be fused: its forward pass reads attributes of a module that would go, such as the "
-            f"num_features of a norm: {error}"
-        ) from error
+        raise ValueError(f"{cannot}: {error}") from error
+    if flow.steps(before.names) != before.steps(flow.names):
+        raise ValueError(f"{cannot}: without it, other operations run")
+    return flow
 
 
 def _fold_norms(model: nn.Module, flow: Flow, report: FusionReport) -> bool:
@@ -128,6 +135,8 @@ def _fold(model: nn.Module, flow: Flow, node: Node, norm: fold.Norm) -> list[fol
         return obstacle
     if norm.running_mean is None or norm.running_var is None:
         return "keeps no running statistics"
+    if not flow.own_norm(node, norm):
+        return "norms by other figures than its own"
     rest = _rest(flow, node, norm)
     if rest is None:
         return "does more than norm and then call its children"
@@ -193,20 +202,46 @@ def _mergeable(flow: Flow, node: Node, reader: Node, first: fold.Conv, second: f
     return pointwise and plain and exact and smaller and same and second.groups == 1
 
 
-def _drop_idle(model: nn.Module, flow: Flow, report: FusionReport) -> None:
+def _drop_idle(model: nn.Module, input_size: Sequence[int], flow: Flow, report: FusionReport) -> None:
     """Take dropouts and identities out where only a container's own forward calls them; elsewhere leave an identity."""
     calls = flow.graph.calls
     callers: defaultdict[int, set[int]] = defaultdict(set)
     for call in calls:
         callers[id(call.module)].add(id(calls[call.parent].module) if call.parent >= 0 else 0)
-    for name, module in named_modules(model):
+    whole: dict[nn.Module, list[tuple[str, nn.Module]]] = {}
+    gone: list[str] = []
+    modules = named_modules(model)
+    for name, module in modules:
         if not name or not isinstance(module, IDLE) or has_hooks(module):
             continue
         above, _, place = name.rpartition(".")
         parent = model.get_submodule(above)
-        if type(parent) is nn.Sequential and len(parent) > 1 and callers[id(module)] == {id(parent)}:
-            delattr(parent, place)
-            report.dropped.append(name)
-        elif not isinstance(module, nn.Identity):
+        if not isinstance(module, nn.Identity):
             replace(model, name, nn.Identity())
             report.dropped.append(name)
+        if type(parent) is nn.Sequential and len(parent) > 1 and callers[id(module)] == {id(parent)}:
+            whole.setdefault(parent, _children(parent))
+            delattr(parent, place)
+            gone.append(name)
+    if not whole or _same(model, input_size, flow):
+        report.dropped = [name for name, _ in modules if name in {*gone, *report.dropped}]
+        return
+    # Something counts the parts of a container, or finds them by their place.
+    for parent, children in whole.items():
+        for place, _ in _children(parent):
+            delattr(parent, place)
+        for place, child in children:
+            parent.add_module(place, nn.Identity() if isinstance(child, IDLE) else child)
+
+
+def _children(parent: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in named_modules(parent) if name and "." not in name]
+
+
+def _same(model: nn.Module, input_size: Sequence[int], before: Flow) -> bool:
+    """Whether the network still does what it did, by the same weights."""
+    try:
+        flow = Flow(model, input_size)
+    except ValueError:
+        return False
+    return flow.steps(before.names) == before.steps(flow.names) and flow.weights() == before.weights()

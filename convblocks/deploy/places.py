@@ -14,11 +14,11 @@ from typing import NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from convblocks.deploy import fold
+from convblocks.deploy import fold, own
 from convblocks.deploy.flow import CONVOLUTIONS, LINEAR, Flow
+from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.tracing import Node
 
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ADDITIONS = ("add", "add_")
 ALIKE = ("_adaptive_avg_pool", "adaptive_avg_pool", "upsample_", "_upsample_", "reflection_pad", "replication_pad")
 VIEWS = ("view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "alias", "clone", "detach")
@@ -47,7 +47,7 @@ def before(flow: Flow, value: int, scale: Tensor, shift: Tensor) -> Places:
     if node.op in CONVOLUTIONS + LINEAR:
         layer = usable(flow, node, "before")
         return layer if isinstance(layer, str) else [Place(layer, scale, shift)]
-    if node.op == "cat" and _axis(flow, node) == 1:
+    if node.op == "cat" and _joins_channels(flow, node):
         parts = flow.refs(node)
         widths = [flow.graph.shapes[part][1] for part in parts]
         scales, shifts = torch.split(scale, widths), torch.split(shift, widths)
@@ -63,8 +63,8 @@ def before(flow: Flow, value: int, scale: Tensor, shift: Tensor) -> Places:
 
 def after(flow: Flow, value: int, scale: Tensor, shift: Tensor) -> Places:
     """The layers that read `value`, to be multiplied and shifted as they read it."""
-    if value in flow.graph.outputs:
-        return "its output is also an output of the network"
+    if value in flow.seen:
+        return f"its output is also {flow.seen_as(value)}"
     readers = flow.readers(value)
     if not readers:
         return "its output is not read"
@@ -77,11 +77,11 @@ def _reading(flow: Flow, node: Node, value: int, scale: Tensor, shift: Tensor) -
             arguments = flow.arguments(node)
             if arguments["transposed"]:
                 return "the convolution after it is transposed"
-            if any(cast("Sequence[int]", arguments["padding"])) and bool(shift.any()):
+            if any(cast("Sequence[int]", arguments["padding"])) and (shift.is_meta or bool(shift.any())):
                 return "the convolution after it pads zeros"
         layer = usable(flow, node, "after")
         return layer if isinstance(layer, str) else [Place(layer, scale, shift)]
-    if node.op == "cat" and _axis(flow, node) == 1:
+    if node.op == "cat" and _joins_channels(flow, node):
         parts = flow.refs(node)
         if parts.count(value) > 1:
             return "its output is read twice by one operation"
@@ -101,12 +101,12 @@ def usable(flow: Flow, node: Node, side: str) -> fold.Layer | str:
     what = f"the {'linear layer' if node.op in LINEAR else 'convolution'} {side} it"
     if node.op in LINEAR:
         # Only its own forward is known to read its weight as it is.
-        if type(layer) is not nn.Linear:
+        if type(layer) is not nn.Linear or not own.plain(layer):
             return f"{what} is computed by a function"
-    elif not isinstance(layer, CONVS):
+    elif not isinstance(layer, own.CONVS):
         return f"{what} is computed by a function"
-    elif not flow.weight_of(node, layer):
-        return f"{what} makes its weight anew in every forward pass"
+    elif altered := flow.altered(node, layer):
+        return f"{what} {altered}"
     obstacle = flow.obstacle(layer)
     return f"{what} {obstacle}" if obstacle else layer
 
@@ -114,13 +114,15 @@ def usable(flow: Flow, node: Node, side: str) -> fold.Layer | str:
 def conv(flow: Flow, node: Node) -> fold.Conv | None:
     """The convolution that did an operation, if its weights may be changed."""
     layer = usable(flow, node, "before") if node.op in CONVOLUTIONS else None
-    return layer if isinstance(layer, CONVS) else None
+    return layer if isinstance(layer, own.CONVS) else None
 
 
 def passes(flow: Flow, node: Node) -> int:
     """How many channels each channel becomes, where node(x * scale + shift) = node(x) * scale + shift; otherwise 0."""
     op, arguments = node.op, flow.arguments(node)
-    shape, made = flow.graph.shapes[flow.input(node)] if flow.refs(node) else (), flow.graph.shapes[node.outputs[0]]
+    if len(flow.refs(node)) != 1 or not isinstance(node.args[0], Ref):
+        return 0
+    shape, made = flow.graph.shapes[flow.input(node)], flow.graph.shapes[node.outputs[0]]
     if len(shape) < 2:
         return 0
     if op.startswith(ALIKE):
@@ -146,8 +148,11 @@ def addends(flow: Flow, node: Node) -> list[int]:
     return parts if alike else []
 
 
-def _axis(flow: Flow, node: Node) -> int:
-    return cast("int", flow.arguments(node)["dim"]) % len(flow.graph.shapes[node.outputs[0]])
+def _joins_channels(flow: Flow, node: Node) -> bool:
+    """Whether a concatenation is of channels; torch also takes empty tensors of one axis, which count for nothing."""
+    axes = len(flow.graph.shapes[node.outputs[0]])
+    alike = all(len(flow.graph.shapes[part]) == axes for part in flow.refs(node))
+    return alike and axes > 1 and cast("int", flow.arguments(node)["dim"]) % axes == 1
 
 
 def _all(found: object) -> Places:

@@ -27,7 +27,8 @@ class Reads(TorchFunctionMode):
         """Call the function, and count."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if _tensors([result]):
+        # What writes into a tensor by its places gives nothing.
+        if _tensors([result]) or func is Tensor.__setitem__:
             self.counts.update({id(tensor) for tensor in _tensors([*args, *kwargs.values()])})
         return result
 

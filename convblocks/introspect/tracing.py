@@ -37,6 +37,7 @@ from convblocks.introspect.operations import (
     targets,
     written_arguments,
 )
+from convblocks.introspect.state import held, reachable, restored
 
 
 @dataclass(slots=True)
@@ -102,9 +103,12 @@ class Graph:
     patterns: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
     masks: set[int] = field(default_factory=set[int])
     parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    buffers: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    """Values that a caller can read: the outputs, what else a returned object holds, and what a module has kept."""
     error: Exception | None = None
     error_at: str = ""
 
@@ -176,7 +180,9 @@ class _Tracer(TorchDispatchMode):
             value = self.new_value(tensor.shape, tensor.dtype, depends=False)
             if id(tensor) in self.parameters:
                 self.graph.parameters[value] = tensor
-            elif tensor.device.type == "cpu":
+            elif id(tensor) in self.buffers:
+                self.graph.buffers[value] = tensor
+            if tensor.device.type == "cpu" and id(tensor) not in self.parameters:
                 self.graph.constants[value] = tensor
                 if masks.hides(tensor):
                     self.graph.masks.add(value)
@@ -184,6 +190,11 @@ class _Tracer(TorchDispatchMode):
             self.found[alias.root] = value
             self.bind(tensor, alias)
         return self.aliases.value(alias)
+
+    def reached(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
+        """The values of those tensors that the trace has seen and that depend on the input."""
+        seen = [self.read(tensor) for tensor in tensors if self.aliases.get(tensor) is not None]
+        return tuple(value for value in seen if self.graph.depends[value])
 
     def depends(self, tensor: Tensor) -> bool:
         """Whether what a tensor holds now depends on the input."""
@@ -520,11 +531,12 @@ def trace(
     graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
     watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
-    with torch.no_grad(), _evaluating(module), watching:
+    with torch.no_grad(), restored(module), _evaluating(module), watching:
         try:
             with _Functions(tracer), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
+            graph.held = (*map(tracer.read, reachable(result)), *tracer.reached(held(module)))
         except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""

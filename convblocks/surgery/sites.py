@@ -49,10 +49,7 @@ def obstacle(flow: Flow, node: Node, kinds: tuple[type[nn.Module], ...]) -> str:
         return "is the network itself"
     if type(module) not in kinds:
         return f"is a {type(module).__name__}, whose own forward would be lost"
-    why = flow.obstacle(module)
-    if not why and isinstance(module, nn.Conv2d) and not flow.weight_of(node, module):
-        return "makes its weight anew in every forward pass"
-    return why
+    return flow.obstacle(module) or (flow.altered(node, module) if isinstance(module, nn.Conv2d) else "")
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

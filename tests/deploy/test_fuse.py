@@ -335,7 +335,7 @@ KEPT = {
     ),
     "pruned bias": (
         lambda: nn.Sequential(prune.l1_unstructured(conv(), "bias", 1), norm()),
-        "has a parameter or buffer that another operation reads too",
+        "does not take its bias as it is",
     ),
 }
 

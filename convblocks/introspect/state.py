@@ -1,0 +1,69 @@
+"""What a forward pass leaves behind: attributes that it sets, and tensors that can still be reached."""
+
+# The dictionaries of a module, which hold what it keeps of its own.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+_ABSENT = object()
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module | None) -> Generator[None, None, None]:
+    """Every attribute, buffer and child is again what it was, and every list and mapping of a module, after it.
+
+    What a pass on meta tensors assigns holds no values: a network that counts its calls, or keeps its last map,
+    would be left with it.
+    """
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    lists: list[tuple[list[Any], list[Any]]] = []
+    for module in model.modules() if model is not None else ():
+        own = vars(module)
+        tables = (cast("dict[str, Any]", value) for value in own.values() if type(value) is dict)
+        before += [(table, dict(table)) for table in (own, *tables)]
+        found = (cast("list[Any]", value) for value in own.values() if type(value) is list)
+        lists += [(value, list(value)) for value in found]
+    try:
+        yield
+    finally:
+        for table, entries in before:
+            for name in table.keys() - entries.keys():
+                del table[name]
+            for name, value in entries.items():
+                if table.get(name, _ABSENT) is not value:
+                    table[name] = value
+        for value, entries in lists:
+            value[:] = entries
+
+
+def held(model: nn.Module | None) -> Iterator[Tensor]:
+    """The tensors in attributes of the modules of a network, and in lists, mappings and objects that they hold."""
+    seen: set[int] = set()
+    for module in model.modules() if model is not None else ():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_modules"):
+                yield from reachable(value, seen)
+
+
+def reachable(tree: object, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """The tensors in a value and in all that it holds, but not in modules: their own attributes are asked apart."""
+    seen = set() if seen is None else seen
+    if isinstance(tree, Tensor):
+        yield tree
+    elif id(tree) not in seen and not isinstance(tree, (nn.Module, type, str, int, float)):
+        seen.add(id(tree))
+        parts: Iterable[object] = ()
+        if isinstance(tree, dict):
+            parts = cast("dict[object, object]", tree).values()
+        elif isinstance(tree, (list, tuple, set)):
+            parts = cast("Iterable[object]", tree)
+        elif not callable(tree):
+            parts = getattr(tree, "__dict__", {}).values()
+        for part in list(parts):
+            yield from reachable(part, seen)
