@@ -112,6 +112,11 @@ class ReceptiveField:
         """Whether the tensor sees the whole input whatever its size, by axis."""
         return tuple(self._analysis.field(axis, self._value)[2] and not self._unknown(axis) for axis in self.axes)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the tensor has no position left along any axis, as after a pooling of the whole map and in a gate."""
+        return all(self._analysis.field(axis, self._value)[0].pooled for axis in self.axes)
+
     def _unknown(self, axis: Axis) -> tuple[str, ...]:
         return self._analysis.field(axis, self._value)[1]
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.kinds import after_pooling, blocks_of, layers_of_kind
 from convblocks.introspect.layer_table import by_axis
@@ -134,9 +135,8 @@ def _findings(table: Summary, wanted: Requirements) -> list[Finding]:
     for kind, most in wanted.at_most.items():
         names = layers_of_kind(table, rows, kind)
         found.append(Finding(f"{kind} layers", len(names) <= most, f"<= {most}", str(len(names)), _names(names[most:])))
-    pools = [row.name or row.type for row in rows if row.window and row.window.kind == "global pool"]
-    whole = pools + _covering_pools(rows)
     if wanted.global_pooling is not None:
+        whole = _head_pools(table, rows) + _covering_pools(rows)
         asked = "yes" if wanted.global_pooling else "none"
         has = bool(whole)
         found.append(
@@ -189,15 +189,28 @@ def _covering_pools(rows: Sequence[Layer]) -> list[str]:
     ]
 
 
+def _head_pools(table: Summary, rows: Sequence[Layer]) -> list[str]:
+    """Global poolings after the last map, where the output has no position: others are gates, or give way to a map."""
+    outputs = table.analysis.native.outputs
+    if not outputs or not ReceptiveField(table.analysis, outputs[0]).is_pooled:
+        return []
+    last = _last_before_pooling(rows)
+    after = rows if last is None else rows[rows.index(last) + 1 :]
+    return [row.name or row.type for row in after if row.window and row.window.kind == "global pool"]
+
+
 def _last_before_pooling(rows: Sequence[Layer]) -> Layer | None:
-    names = {row.name or row.type for row in rows if row.window and row.window.kind == "global pool"} | set(
-        _covering_pools(rows)
-    )
+    """The last layer whose units have a position, and that no pooling of the whole map given as a number precedes.
+
+    What follows the pooling of the head has none, and neither have the gates of squeeze-and-excitation on the way.
+    """
+    covering = set(_covering_pools(rows))
     kept: Layer | None = None
     for row in rows:
-        if (row.name or row.type) in names:
+        if (row.name or row.type) in covering:
             break
-        kept = row
+        if row.field is None or not row.field.is_pooled:
+            kept = row
     return kept
 
 

@@ -43,15 +43,19 @@ def layers_of_kind(table: Summary, rows: Sequence[Layer], kind: str) -> list[str
 
 
 def _separable(rows: Sequence[Layer]) -> list[str]:
-    """Depthwise convolutions of more than one tap that a pointwise one follows, padded or not."""
+    """Depthwise convolutions of more than one tap that a pointwise one follows, padded or not, after a gate or not."""
     names: list[str] = []
-    for row, after in zip(rows, (*rows[1:], None), strict=True):
-        window, following = row.window, after.window if after is not None else None
-        if window is None or not window.depthwise or max(window.kernel) == 1:
+    for number, row in enumerate(rows):
+        if row.window is None or not row.window.depthwise or max(row.window.kernel) == 1:
             continue
-        if following is not None and following.pointwise:
+        following = next((after for after in rows[number + 1 :] if _pooled(row) or not _pooled(after)), None)
+        if following is not None and following.window is not None and following.window.pointwise:
             names.append(row.name or row.type)
     return names
+
+
+def _pooled(row: Layer) -> bool:
+    return row.field is not None and row.field.is_pooled
 
 
 def after_pooling(table: Summary) -> list[str]:

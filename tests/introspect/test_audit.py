@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networks
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from convblocks.introspect.audit import AuditFailed, audit
 from convblocks.introspect.requirements import Finding, Requirements
@@ -80,6 +80,39 @@ def test_coverage() -> None:
     assert audit(gridded, (3, 32, 32), Requirements(min_coverage=0.28)).passed
     result = audit(gridded, (3, 32, 32), Requirements(min_coverage=0.3))
     assert [(f.passed, f.measured, f.layer) for f in result.findings] == [(False, "29.0%", "1")]
+
+
+class Gated(nn.Module):
+    """A separable convolution with squeeze-and-excitation between its halves, and a convolution after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_dw, self.conv_pw = nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+        self.last = nn.Conv2d(8, 8, 5)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_dw(x)
+        return self.head(self.last(self.conv_pw(x * self.gate(x))))
+
+
+def test_gates_are_not_the_pooling_of_the_head() -> None:
+    """The field and the coverage once were those of the layer before the first gate, and no layer was separable."""
+    asked = Requirements(
+        min_receptive_field=8, min_coverage=1, at_least={"depthwise separable": 1}, global_pooling=True
+    )
+    found = [(f.rule, f.passed, f.measured, f.layer) for f in audit(Gated(), (3, 32, 32), asked).findings]
+    assert found == [
+        ("receptive field", False, "7", "last"),
+        ("coverage", True, "100.0%", "last"),
+        ("depthwise separable layers", True, "1", "conv_dw"),
+        ("global pooling", True, "yes", "head.0"),
+    ]
+    without = Gated()
+    without.head = nn.Sequential()
+    [finding] = audit(without, (3, 32, 32), Requirements(global_pooling=True)).findings
+    assert (finding.passed, finding.measured) == (False, "none")
 
 
 def test_blocks() -> None:
