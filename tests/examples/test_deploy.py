@@ -1,9 +1,11 @@
 """Every way out of PyTorch gives the network's output; figures are kept with the weights that they are of."""
 
 import json
+from collections import Counter
 
 import deploy
 import deployed
+import networks
 import pytest
 import torch
 import waysout
@@ -141,3 +143,24 @@ def test_int8_costs_little_accuracy_on_the_test_images():
     eager, fused, int8 = (ways[way]["accuracy"]["accuracy"] for way in ("eager", "fused", "fused, int8, compiled"))
     assert abs(fused - eager) <= 0.02
     assert int8 > eager - 1
+
+
+def test_every_network_is_measured_by_every_way():
+    measured = json.loads(deploy.RESULTS.read_text())["networks"]
+    assert set(measured) == set(networks.NETWORKS)
+    for ways in measured.values():
+        assert set(ways) == set(waysout.WAYS)
+        assert all({"accuracy", "latency"} <= set(figures) for figures in ways.values())
+
+
+def test_the_page_says_which_way_is_the_fastest():
+    measured = json.loads(deploy.RESULTS.read_text())["networks"].values()
+    single, many = (
+        Counter(min(ways, key=lambda way: ways[way]["latency"][f"1 thread, batch {batch}"]["ms"]) for ways in measured)
+        for batch in deploy.BATCHES
+    )
+    told = (
+        f"for {single['fused, ONNX Runtime']} of the {len(measured)}, and 64 at once run fastest with int8 for "
+        f"{many['fused, int8, compiled']} and in bfloat16 for {many['fused, bf16, channels last']}."
+    )
+    assert told in " ".join((deploy.PAGE.parent / "deploy-compile.md").read_text().split())
