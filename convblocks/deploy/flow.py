@@ -34,7 +34,9 @@ class Flow:
     def __init__(self, model: nn.Module, input_size: Sequence[int]) -> None:
         parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
         with Reads() as reads, own.probed(model):
-            graph = trace(model, [(1, *input_size)], [torch.float32 if parameter is None else parameter.dtype])
+            graph = trace(
+                model, [(1, *input_size)], [torch.float32 if parameter is None else parameter.dtype], watch_held=True
+            )
             # As the pass saw them: folding gives a layer new ones.
             self._tensors = {id(m): own.weights(m) for _, m in named_modules(model)}
         if graph.error is not None:

@@ -54,16 +54,18 @@ def held(model: nn.Module | None) -> Iterator[Tensor]:
 def reachable(tree: object, seen: set[int] | None = None) -> Iterator[Tensor]:
     """The tensors in a value and in all that it holds, but not in modules: their own attributes are asked apart."""
     seen = set() if seen is None else seen
-    if isinstance(tree, Tensor):
-        yield tree
-    elif id(tree) not in seen and not isinstance(tree, (nn.Module, type, str, int, float)):
-        seen.add(id(tree))
-        parts: Iterable[object] = ()
-        if isinstance(tree, dict):
-            parts = cast("dict[object, object]", tree).values()
-        elif isinstance(tree, (list, tuple, set)):
-            parts = cast("Iterable[object]", tree)
-        elif not callable(tree):
-            parts = getattr(tree, "__dict__", {}).values()
-        for part in list(parts):
-            yield from reachable(part, seen)
+    waiting = [tree]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif id(item) not in seen and not isinstance(item, (nn.Module, type, str, int, float)):
+            seen.add(id(item))
+            parts: Iterable[object] = ()
+            if isinstance(item, dict):
+                parts = cast("dict[object, object]", item).values()
+            elif isinstance(item, (list, tuple, set)):
+                parts = cast("Iterable[object]", item)
+            elif not callable(item):
+                parts = getattr(item, "__dict__", {}).values()
+            waiting += reversed(list(parts))

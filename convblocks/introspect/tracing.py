@@ -505,10 +505,12 @@ def trace(
     dtypes: Sequence[torch.dtype],
     *,
     watch_modules: bool = True,
+    watch_held: bool = False,
 ) -> Graph:
     """Run `model` once on meta tensors of the given shapes (batch dimension included) and record what it does.
 
-    `watch_modules` records the calls of modules, and in which of them every operation runs.
+    `watch_modules` records the calls of modules, and in which of them every operation runs; `watch_held` looks for what
+    can be read besides the outputs, wherever a module keeps it.
 
     An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
     """
@@ -536,7 +538,8 @@ def trace(
             with _Functions(tracer), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
-            graph.held = (*map(tracer.read, reachable(result)), *tracer.reached(held(module)))
+            if watch_held:
+                graph.held = (*map(tracer.read, reachable(result)), *tracer.reached(held(module)))
         except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
