@@ -1,8 +1,5 @@
 """What a forward pass leaves behind: attributes that it sets, and tensors that can still be reached."""
 
-# The dictionaries of a module, which hold what it keeps of its own.
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import contextlib
