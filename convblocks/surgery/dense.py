@@ -15,7 +15,7 @@ from convblocks.introspect.cost import parameter_count
 from convblocks.layers import DepthwiseSeparableConv
 from convblocks.layers._arguments import Padding, choice
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Model, Select, by_kernel, image_size, obstacle, put, windows
+from convblocks.surgery.sites import CONVS, Model, Select, by_kernel, check_called, image_size, obstacle, put, windows
 
 
 def replace_dense_conv(
@@ -46,7 +46,7 @@ def replace_dense_conv(
 
     Raises:
         ValueError: the network does not run on `input_size`, an argument is out of its range, or the network's own
-            forward reads something of a convolution that a separable one has not.
+            forward reads something of a convolution that a separable one has not, or calls it by another name.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1))
@@ -87,6 +87,7 @@ def replace_dense_conv(
         else:
             report.scratch.append(name)
         put(changed, name, block)
+    check_called(changed, input_size, report.replaced)
     report.after = Cost.of(changed, input_size)
     if report.replaced:
         report.notes.append("the outputs are others now: train the network")

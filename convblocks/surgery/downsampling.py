@@ -17,7 +17,18 @@ from convblocks.layers import DilatedDownsample
 from convblocks.layers._arguments import IntPair, LayerFactory, choice, flag, pair
 from convblocks.surgery.dense import low_rank
 from convblocks.surgery.report import Cost, SurgeryReport
-from convblocks.surgery.sites import CONVS, Model, Select, by_kernel, image_size, obstacle, put, short, windows
+from convblocks.surgery.sites import (
+    CONVS,
+    Model,
+    Select,
+    by_kernel,
+    check_called,
+    image_size,
+    obstacle,
+    put,
+    short,
+    windows,
+)
 
 Kind: TypeAlias = Literal["conv", "max pool"]
 
@@ -57,7 +68,7 @@ def replace_downsampling(
 
     Raises:
         ValueError: the network does not run on `input_size`, an argument is out of its range, or the network's own
-            forward reads something of a module that the block has not.
+            forward reads something of a module that the block has not, or calls it by another name.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
@@ -102,6 +113,7 @@ def replace_downsampling(
             report.replaced[name] = f"{by_kernel(window.kernel)} max-pool -> {by_kernel(kernel)} convolution, {spread}"
             report.scratch.append(name)
         put(changed, name, block)
+    check_called(changed, input_size, report.replaced)
     report.after = Cost.of(changed, input_size)
     if report.replaced:
         report.notes.append("the outputs are others now: train the network")

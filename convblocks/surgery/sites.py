@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, TypeVar, cast
 
 from torch import nn
@@ -59,6 +59,20 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
     above, _, place = name.rpartition(".")
     parent = model.get_submodule(above)
     setattr(parent, place, module.train(parent.training))
+
+
+def check_called(model: nn.Module, input_size: Sequence[int], names: Iterable[str]) -> None:
+    """Raise where what was put into a network does not run in it.
+
+    Raises:
+        ValueError: the forward pass has another way to what stood there before, such as a list that is no ModuleList.
+    """
+    flow = Flow(model, input_size)
+    for name in names:
+        if not flow.uses[id(model.get_submodule(name))]:
+            raise ValueError(
+                f"{name} cannot be replaced: the forward pass calls it by another name, such as a place in a list"
+            )
 
 
 def short(values: Sequence[int]) -> str:

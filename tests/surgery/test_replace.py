@@ -182,3 +182,24 @@ def test_the_table_shows_the_cost_before_and_after():
     assert report.after.macs == 64 * (9 * 8 + 8 * 16)
     assert "| MACs | 73,728 | 12,800 | x 0.17 |" in report.table().markdown()
     assert "1 replaced, 0 kept" in str(report)
+
+
+class Listed(nn.Module):
+    """Calls its parts from a list, where no other can be put in their place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(8, 32, 3, stride=2, padding=1), nn.MaxPool2d(2)
+        self.parts = [self.conv, self.pool]
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("operation", [replace_dense_conv, replace_downsampling])
+def test_a_module_that_is_called_from_a_list_is_refused(operation):
+    """The old one ran, and the report said that it was replaced."""
+    with pytest.raises(ValueError, match="conv cannot be replaced: the forward pass calls it by another name"):
+        operation(Listed(), (8, 32, 32))
