@@ -25,7 +25,10 @@ def feature_info(model: nn.Module, in_chans: int = 3) -> list[dict[str, int | st
 
 
 def features_only(model: nn.Module, out_indices: Sequence[int] | None = None, in_chans: int = 3) -> FeatureListNet:
-    """Return a network that gives the maps of its stages, all of them or those of `out_indices`."""
+    """Return a network that gives the maps of its stages, all of them or those of `out_indices`, also from the end."""
     info = feature_info(model, in_chans)
+    wrong = [at for at in out_indices or () if not -len(info) <= at < len(info)]
+    if wrong:
+        raise ValueError(f"out_indices must be of {len(info)} stages, got {wrong[0]}")
     model.feature_info = info  # pyright: ignore[reportArgumentType]  (torch types every attribute as a module)
     return FeatureListNet(model, out_indices=tuple(range(len(info)) if out_indices is None else out_indices))

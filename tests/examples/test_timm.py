@@ -42,6 +42,13 @@ def test_feature_maps_are_those_of_the_network():
     assert model.feature_info.channels() == [32, 128]
 
 
+def test_stages_are_counted_from_the_end_too_and_one_that_is_not_there_is_named():
+    model = timm.create_model("net4", features_only=True, out_indices=(0, -1))
+    assert model.feature_info.channels() == [64, 128]
+    with pytest.raises(ValueError, match="out_indices must be of 5 stages, got 5"):
+        timm.create_model("net4", features_only=True, out_indices=(5,))
+
+
 def test_create_model_takes_what_timm_hands_over():
     model = timm.create_model("eva8_s6", num_classes=7, in_chans=1, norm="group")
     assert model.eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
