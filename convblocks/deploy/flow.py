@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
@@ -207,7 +208,8 @@ def _writes(node: Node) -> bool:
 def _plain(tree: Any) -> Any:
     if type(tree) in (list, tuple):
         return [_plain(item) for item in tree]
-    return None if isinstance(tree, Ref) else tree
+    # A number that is none is not equal to itself.
+    return "nan" if isinstance(tree, float) and math.isnan(tree) else None if isinstance(tree, Ref) else tree
 
 
 def _refs(tree: Any) -> list[Ref]:

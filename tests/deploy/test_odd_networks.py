@@ -135,6 +135,13 @@ def test_a_convolution_of_a_class_of_its_own_takes_a_bias_that_it_would_read():
     assert report.folded == 1
 
 
+def test_a_network_that_computes_with_nan_is_followed_again():
+    model = Functional(
+        lambda m, x: m.n(m.a(x)).nan_to_num(0.0).clamp(max=float("nan")).nan_to_num(1.0), a=conv(), n=norm()
+    )
+    assert check_same(model).folded == 1
+
+
 def listed(names, forward, **parts):
     """Parts that stand in a list too, which is no submodule, and are called by their place in it."""
     model = Functional(forward, **parts)
