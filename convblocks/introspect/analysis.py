@@ -163,7 +163,6 @@ class Analysis:
         """Whether a larger input leaves unknown what was known: its labels have become too large."""
         return any(grown[axis].labels.unknown.keys() - before[axis].labels.unknown.keys() for axis in self.axes)
 
-    @on_cpu
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""
         key = (axis, value)
@@ -174,6 +173,7 @@ class Analysis:
                 self._fields[key] = AxisField(None), (str(error),), False
         return self._fields[key]
 
+    @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph

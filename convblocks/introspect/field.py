@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -105,7 +106,9 @@ def _periods(low: Tensor, high: Tensor) -> list[int]:
     shifted = changes + torch.arange(1, longest + 1)
     beyond = shifted >= steps.shape[1]
     same = (steps[:, shifted.clamp(max=steps.shape[1] - 1)] == steps[:, changes]).all(0)
-    return [int(i) + 1 for i in (same | beyond).all(0).nonzero().flatten()]
+    # As a list, of which torch does not say the type: to go through a tensor makes a tensor of every number.
+    periods = cast("list[int]", (same | beyond).all(0).nonzero().flatten().tolist())  # pyright: ignore[reportUnknownMemberType]
+    return [period + 1 for period in periods]
 
 
 def shows_all(labels: Labels, length: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 _ABSENT = object()
+_HOOKS = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
 
 
 @contextlib.contextmanager
@@ -22,7 +23,12 @@ def restored(model: nn.Module | None) -> Generator[None, None, None]:
     lists: list[tuple[list[Any], list[Any]]] = []
     for module in model.modules() if model is not None else ():
         own = vars(module)
-        tables = (cast("dict[str, Any]", value) for value in own.values() if type(value) is dict)
+        # Most of a module's mappings are its hooks, of which there are none.
+        tables = (
+            cast("dict[str, Any]", value)
+            for name, value in own.items()
+            if type(value) is dict and (value or name not in _HOOKS)
+        )
         before += [(table, dict(table)) for table in (own, *tables)]
         found = (cast("list[Any]", value) for value in own.values() if type(value) is list)
         lists += [(value, list(value)) for value in found]
