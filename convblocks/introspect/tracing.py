@@ -12,6 +12,7 @@ shapes and no data, so a network of any size costs no memory, and neither its pa
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -476,6 +477,18 @@ def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, No
 
 
 @contextlib.contextmanager
+def _no_collection() -> Generator[None, None, None]:
+    """No search for garbage inside: a trace keeps every tensor, and the search finds nothing for its time."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def _evaluating(model: nn.Module | None) -> Generator[None, None, None]:
     """Evaluation mode inside, every module's own mode again outside."""
     modes = [(module, module.training) for module in model.modules()] if model is not None else []
@@ -533,7 +546,7 @@ def trace(
     graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
     watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
-    with torch.no_grad(), restored(module), _evaluating(module), watching:
+    with torch.no_grad(), _no_collection(), restored(module), _evaluating(module), watching:
         try:
             with _Functions(tracer), tracer:
                 result = model(*inputs)
