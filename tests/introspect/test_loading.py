@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from convblocks import receptive_field
 from convblocks.__main__ import main
 from convblocks.introspect.loading import load_model
 
@@ -186,3 +187,29 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
         ["sh", "-c", command], cwd=folder, env={"PYTHONPATH": root}, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("{", "")
+
+
+MASKED = """
+import torch
+from torch import nn
+
+class Masked(nn.Conv2d):
+    def __init__(self, channels=4):
+        super().__init__(3, channels, 5)
+        mask = torch.ones_like(self.weight)
+        mask[..., 3:] = 0
+        self.register_buffer("mask", mask)
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+def large():
+    return Masked(2**20)
+"""
+
+
+def test_constants_of_a_network_have_their_values_where_it_is_small(folder: Path) -> None:
+    (folder / "masked.py").write_text(MASKED)
+    assert receptive_field(load_model("masked.py:Masked"), (3, 16, 16)).size == (5, 3)
+    large = load_model("masked.py:large")
+    assert all(tensor.is_meta for tensor in large.state_dict().values())
+    assert receptive_field(large, (3, 16, 16)).size == (5, 5)
