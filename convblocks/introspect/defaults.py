@@ -17,8 +17,9 @@ def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # The context costs time at every call of torch, so it is entered only where it is needed.
-        if torch.get_default_device().type == "cpu":
+        # The context costs time at every call of torch, so it is entered only where it is needed. That of `with` is not
+        # what torch 2.6 gives as the default device.
+        if torch.empty(0).device.type == "cpu":
             return function(*args, **kwargs)
         with torch.device("cpu"):
             return function(*args, **kwargs)
