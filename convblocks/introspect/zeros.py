@@ -9,18 +9,16 @@ from torch import Tensor
 
 from convblocks.introspect.constants import NotKnown, known, rerun
 from convblocks.introspect.labels import LARGEST
+from convblocks.introspect.operations import is_view
 from convblocks.introspect.tracing import Graph, Node
 
 MAKES = frozenset({"tril", "triu", "masked_fill", "where", "constant_pad_nd", "scatter_into_view"})
 """Operations that put zeros where there were none."""
 
-KEEPS = frozenset({"mul", "div", "neg", "clone", "_to_copy", "detach", "alias", "copy", "lift_fresh", "cat", "stack"})
-"""Operations of whose results an element is zero where an operand's is, or one of a product's."""
-
-MOVES = frozenset(
-    {"view", "_unsafe_view", "reshape", "_reshape_alias", "t", "transpose", "permute", "expand", "slice", "select"}
-    | {"unsqueeze", "squeeze", "flip", "split", "split_with_sizes", "unbind", "repeat", "roll", "unfold"}
+KEEPS = frozenset(
+    {"mul", "div", "neg", "clone", "_to_copy", "copy", "cat", "stack", "_unsafe_view", "flip", "repeat", "roll"}
 )
+"""Operations besides views of whose results an element is zero where an operand's is, or one of a product's."""
 
 
 def zeros(graph: Graph, value: int) -> Tensor | None:
@@ -47,7 +45,8 @@ def _pattern(graph: Graph, value: int) -> Tensor | None:
 
 def _follow(graph: Graph, node: Node) -> None:
     op = node.op.rstrip("_")
-    if op not in MAKES | KEEPS | MOVES or math.prod(graph.shapes[node.outputs[0]]) > LARGEST:
+    follows = op in MAKES or op in KEEPS or is_view(node.func)
+    if not follows or math.prod(graph.shapes[node.outputs[0]]) > LARGEST:
         return
     if op not in MAKES and all(_pattern(graph, value) is None for value in node.operands):
         return
