@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convblocks.deploy import fold, own, places
 from convblocks.deploy.flow import BATCH_NORMS, NORMS, Flow, replace
 from convblocks.deploy.report import FusionReport
-from convblocks.introspect.tracing import Node
+from convblocks.introspect.graph import Node
 
 Window: TypeAlias = "tuple[int, int, int, int]"
 """Kernel size, stride, padding and dilation along one axis."""

@@ -15,8 +15,9 @@ from convblocks.deploy import own
 from convblocks.deploy.fold import Norm
 from convblocks.deploy.reads import Reads
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.graph import Node
 from convblocks.introspect.operations import bind, is_view
-from convblocks.introspect.tracing import Node, trace
+from convblocks.introspect.tracing import trace
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

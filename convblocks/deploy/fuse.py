@@ -13,7 +13,7 @@ from convblocks.deploy import branches, fold, places
 from convblocks.deploy.flow import BATCH_NORMS, CONVOLUTIONS, NORMS, Flow, named_modules, replace
 from convblocks.deploy.idle import drop_idle
 from convblocks.deploy.report import FusionReport
-from convblocks.introspect.tracing import Node
+from convblocks.introspect.graph import Node
 
 
 def fuse(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, FusionReport]:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor, nn
 
-from convblocks.introspect.tracing import Graph
+from convblocks.introspect.graph import Graph
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PLAIN = {kind.forward for kind in (*CONVS, nn.Linear)}

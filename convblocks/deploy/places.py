@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convblocks.deploy import fold, own
 from convblocks.deploy.flow import CONVOLUTIONS, LINEAR, Flow
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.tracing import Node
+from convblocks.introspect.graph import Node
 
 ADDITIONS = ("add", "add_")
 ALIKE = ("_adaptive_avg_pool", "adaptive_avg_pool", "upsample_", "_upsample_", "reflection_pad", "replication_pad")

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
+from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import TooLarge
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
-from convblocks.introspect.tracing import Graph, trace
+from convblocks.introspect.tracing import trace
 
 LONGEST = 2**16
 

@@ -21,7 +21,7 @@ from convblocks.introspect.labels import LARGEST
 from convblocks.introspect.operations import FACTORIES, name_of, written_arguments
 
 if TYPE_CHECKING:
-    from convblocks.introspect.tracing import Graph, Node
+    from convblocks.introspect.graph import Graph, Node
 
 
 def known(graph: Graph, value: int) -> Tensor | None:

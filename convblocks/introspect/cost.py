@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.operations import RECURRENT
-from convblocks.introspect.tracing import Graph, Node
 
 
 def macs(graph: Graph, node: Node) -> int:

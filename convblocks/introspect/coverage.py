@@ -16,11 +16,11 @@ from torch import Tensor
 from convblocks.introspect.analysis import Analysis, Grown
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import units_of
+from convblocks.introspect.graph import Node
 from convblocks.introspect.growth import grown_length
 from convblocks.introspect.labels import Labels, TooLarge
 from convblocks.introspect.propagation import Axis, find_rule, refs_of
 from convblocks.introspect.registry import Call, NoRule
-from convblocks.introspect.tracing import Node
 
 
 class _Replay:

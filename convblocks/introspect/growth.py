@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Any, cast
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import factors
 from convblocks.introspect.propagation import Axis, refs_of
 from convblocks.introspect.registry import spread
-from convblocks.introspect.tracing import Graph, Node
 
 Pair = tuple[int, int]
 RESAMPLING = ("upsample", "_upsample")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from convblocks.introspect.graph import Node
 from convblocks.introspect.layers import Layer, window_of
 from convblocks.introspect.propagation import refs_of
-from convblocks.introspect.tracing import Node
 
 if TYPE_CHECKING:
     from convblocks.introspect.aliasing import Ref

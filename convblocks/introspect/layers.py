@@ -16,8 +16,8 @@ from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.cost import VIEWS, activation_bytes, reads_parameters, total_macs
+from convblocks.introspect.graph import Graph, ModuleCall, Node
 from convblocks.introspect.registry import spread
-from convblocks.introspect.tracing import Graph, ModuleCall, Node
 
 Sizes = tuple[int, ...]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import NOTHING, Labels, TooLarge, extent, interval
 from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.rules.pointwise import pointwise
-from convblocks.introspect.tracing import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)

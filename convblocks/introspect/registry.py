@@ -10,8 +10,8 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, gather, slide, union, window_taps
-from convblocks.introspect.tracing import Graph, Node
 from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]

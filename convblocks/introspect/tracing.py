@@ -15,7 +15,6 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -26,11 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from convblocks.introspect import masks, meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
 from convblocks.introspect.constants import known
+from convblocks.introspect.graph import Graph, ModuleCall, Node, collect, leaves, map_tensors, refs
 from convblocks.introspect.operations import (
     COSTED,
     FACTORIES,
     RECURRENT,
-    bind,
     is_composite,
     is_inplace_view,
     is_view,
@@ -41,117 +40,8 @@ from convblocks.introspect.operations import (
 from convblocks.introspect.state import held, reachable, restored
 
 
-@dataclass(slots=True)
-class Node:
-    """One recorded operation; tensors among its arguments are `Ref`, its outputs are value numbers."""
-
-    op: str
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: tuple[int, ...]
-    call: int
-    hides: bool = False
-    """A mask hides a part of what it depends on."""
-    _arguments: dict[str, Any] | None = None
-    _operands: tuple[int, ...] | None = None
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The values among the arguments; asked for again and again, by every axis."""
-        if self._operands is None:
-            found: list[int] = []
-            for item in (*self.args, *self.kwargs.values()):
-                if isinstance(item, Ref):
-                    found.append(item.value)
-                elif isinstance(item, (list, tuple)):
-                    found += [ref.value for ref in cast("Sequence[Any]", item) if isinstance(ref, Ref)]
-            self._operands = tuple(found)
-        return self._operands
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments by name, defaults filled in."""
-        if self._arguments is None:
-            self._arguments = bind(self.func, self.args, self.kwargs)
-        return self._arguments
-
-
-@dataclass(slots=True)
-class ModuleCall:
-    """One call of one module; `nodes` is the half-open range of the operations recorded inside it."""
-
-    name: str
-    module: nn.Module
-    parent: int
-    depth: int
-    nodes: tuple[int, int]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
-class Graph:
-    """What one forward pass did. A value is a tensor at one moment: an in-place write makes a new value."""
-
-    nodes: list[Node] = field(default_factory=list[Node])
-    shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    dtypes: list[torch.dtype] = field(default_factory=list[torch.dtype])
-    depends: list[bool] = field(default_factory=list[bool])
-    made: dict[int, Node] = field(default_factory=dict[int, Node])
-    """How the values that do not depend on the input were made; `constants.known` makes them again."""
-    constants: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
-    patterns: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
-    masks: set[int] = field(default_factory=set[int])
-    parameters: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    buffers: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    calls: list[ModuleCall] = field(default_factory=list[ModuleCall])
-    inputs: tuple[int, ...] = ()
-    outputs: tuple[int, ...] = ()
-    held: tuple[int, ...] = ()
-    """Values that a caller can read: the outputs, what else a returned object holds, and what a module has kept."""
-    error: Exception | None = None
-    error_at: str = ""
-
-    def where(self, node: Node) -> str:
-        """The dotted name of the module the node ran in, "" for the network itself."""
-        return self.calls[node.call].name if node.call >= 0 else ""
-
-
 class ValueNeeded(RuntimeError):
     """Python asked for the value of a tensor that depends on the input."""
-
-
-def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Replace every tensor in nested lists and tuples by `function` of it."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    kind = type(tree)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every argument
-    if kind is list:
-        # Most lists are strides and paddings, and ATen does not mix those with tensors.
-        return tree if tree and type(tree[0]) is int else [map_tensors(item, function) for item in tree]
-    return tuple([map_tensors(item, function) for item in tree]) if kind is tuple else tree
-
-
-def _collect(tree: Iterable[Any], found: list[Tensor]) -> None:
-    """Append the tensors among the arguments of an operation to `found`."""
-    for item in tree:
-        if isinstance(item, Tensor):
-            found.append(item)
-        elif isinstance(item, (list, tuple)):
-            _collect(cast("Sequence[Any]", item), found)
-
-
-def leaves(tree: Any) -> Iterator[Tensor]:
-    """The tensors of nested lists, tuples and mappings, in order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in cast("Sequence[Any]", tree):
-            yield from leaves(item)
-    elif isinstance(tree, dict):
-        for item in cast("dict[Any, Any]", tree).values():
-            yield from leaves(item)
 
 
 class _Tracer(TorchDispatchMode):
@@ -208,7 +98,7 @@ class _Tracer(TorchDispatchMode):
     def _emit(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Sequence[tuple[int, ...]]
     ) -> list[int]:
-        depends = any(self.graph.depends[ref.value] for ref in _refs((args, kwargs)))
+        depends = any(self.graph.depends[ref.value] for ref in refs((args, kwargs)))
         first: Ref = args[0]
         dtype = self.graph.dtypes[first.value]
         return self._record(func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
@@ -217,7 +107,7 @@ class _Tracer(TorchDispatchMode):
         op, graph = name_of(func), self.graph
         depends = any(graph.depends[value] for value in outputs)
         plain = op.rstrip("_")
-        masked = bool(graph.masks) and any(ref.value in graph.masks for ref in _refs((args, kwargs)))
+        masked = bool(graph.masks) and any(ref.value in graph.masks for ref in refs((args, kwargs)))
         masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
         if masked and not depends:
             graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
@@ -255,8 +145,8 @@ class _Tracer(TorchDispatchMode):
         if name_of(func) in ("index", "_unsafe_index"):
             args = (args[0], self._without_masks(args[1]), *args[2:])
         tensors: list[Tensor] = []
-        _collect(args, tensors)
-        _collect(kwargs.values(), tensors)
+        collect(args, tensors)
+        collect(kwargs.values(), tensors)
         if name_of(func) == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
         values = [self.read(tensor) for tensor in tensors]
@@ -394,17 +284,6 @@ class _Tracer(TorchDispatchMode):
                 )
             tensor = made
         return func(tensor)
-
-
-def _refs(tree: Any) -> Iterator[Ref]:
-    if isinstance(tree, Ref):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in cast("Sequence[Any]", tree):
-            yield from _refs(item)
-    elif isinstance(tree, dict):
-        for item in cast("dict[Any, Any]", tree).values():
-            yield from _refs(item)
 
 
 class _Functions(TorchFunctionMode):

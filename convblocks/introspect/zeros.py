@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.constants import NotKnown, known, rerun
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import LARGEST
 from convblocks.introspect.operations import is_view
-from convblocks.introspect.tracing import Graph, Node
 
 MAKES = frozenset({"tril", "triu", "masked_fill", "where", "constant_pad_nd", "scatter_into_view"})
 """Operations that put zeros where there were none."""

@@ -11,8 +11,8 @@ from torch import nn
 
 from convblocks import geometry
 from convblocks.deploy.flow import Flow
+from convblocks.introspect.graph import Node
 from convblocks.introspect.layers import Window
-from convblocks.introspect.tracing import Node
 from convblocks.layers import DilatedDownsample
 from convblocks.layers._arguments import IntPair, LayerFactory, choice, flag, pair
 from convblocks.surgery.dense import low_rank

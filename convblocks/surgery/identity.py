@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from convblocks.deploy.flow import named_modules
-from convblocks.introspect.tracing import leaves
+from convblocks.introspect.graph import leaves
 
 Pair = tuple[int, int]
 TOLERANCE = 1e-8

@@ -11,10 +11,10 @@ from torch import nn
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.analysis import Analysis, downstream
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.layers import Window, gathered_dims, window_of
 from convblocks.introspect.operations import bind
 from convblocks.introspect.propagation import refs_of
-from convblocks.introspect.tracing import Graph, Node
 
 Pair = tuple[int, int]
 

@@ -8,8 +8,8 @@ from typing import TypeAlias, TypeVar, cast
 from torch import nn
 
 from convblocks.deploy.flow import Flow
+from convblocks.introspect.graph import Node
 from convblocks.introspect.layers import Window, window_of
-from convblocks.introspect.tracing import Node
 from convblocks.layers._depthwise import DepthwiseConv2d
 
 Model = TypeVar("Model", bound=nn.Module)

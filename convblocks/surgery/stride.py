@@ -10,10 +10,11 @@ from typing import Any, cast
 from torch import nn
 
 from convblocks import geometry
+from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.layers import window_of
 from convblocks.introspect.operations import bind
 from convblocks.introspect.receptive_field import analyse
-from convblocks.introspect.tracing import Graph, Node, trace
+from convblocks.introspect.tracing import trace
 from convblocks.surgery.identity import differences
 from convblocks.surgery.plan import Change, Plan
 from convblocks.surgery.pools import DilatedPool2d, EveryNth

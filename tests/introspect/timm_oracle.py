@@ -13,9 +13,9 @@ import torch
 from oracle import middle_unit, positive
 from torch.overrides import TorchFunctionMode
 
+from convblocks.introspect.graph import Graph
 from convblocks.introspect.propagation import refs_of
 from convblocks.introspect.receptive_field import ReceptiveField, receptive_field
-from convblocks.introspect.tracing import Graph
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "matmul", "mv", "dot")
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from convblocks.introspect.graph import Graph, leaves
 from convblocks.introspect.propagation import Axis, Whole, propagate
-from convblocks.introspect.tracing import Graph, leaves, trace
+from convblocks.introspect.tracing import trace
 
 NEW = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
 """Older versions do not run every operation on meta tensors."""
