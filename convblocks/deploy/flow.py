@@ -76,7 +76,7 @@ class Flow:
 
     def refs(self, node: Node) -> list[int]:
         """All values that an operation reads, in the order of its arguments."""
-        return [ref.value for ref in _refs((node.args, tuple(node.kwargs.values())))]
+        return list(node.operands)
 
     def input(self, node: Node) -> int:
         """The value that a layer, a norm or a pool works on."""
@@ -211,10 +211,3 @@ def _plain(tree: Any) -> Any:
         return [_plain(item) for item in tree]
     # A number that is none is not equal to itself.
     return "nan" if isinstance(tree, float) and math.isnan(tree) else None if isinstance(tree, Ref) else tree
-
-
-def _refs(tree: Any) -> list[Ref]:
-    if isinstance(tree, Ref):
-        return [tree]
-    items: list[Any] = list(tree) if type(tree) in (list, tuple) else []
-    return [ref for item in items for ref in _refs(item)]

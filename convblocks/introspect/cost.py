@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -105,10 +104,4 @@ def activation_bytes(graph: Graph, nodes: Iterable[Node]) -> int:
 
 def reads_parameters(node: Node, parameters: dict[int, Tensor]) -> list[Tensor]:
     """The parameters among the operands of an operation."""
-    found: list[Tensor] = []
-    for item in (*node.args, *node.kwargs.values()):
-        refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
-        for ref in refs:
-            if isinstance(ref, Ref) and ref.value in parameters:
-                found.append(parameters[ref.value])
-    return found
+    return [parameters[value] for value in node.operands if value in parameters]

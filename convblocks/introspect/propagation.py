@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
-from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import NOTHING, Labels, TooLarge, extent, interval
 from convblocks.introspect.operations import is_pointwise, results_of
@@ -116,13 +115,10 @@ class Local:
     def _native_length(self, call: Call, data: Tensor, dim: int) -> int:
         if not self.grown:
             return data.shape[dim + 1]
-        for item in call.node.args:
-            refs = cast("Sequence[Any]", item) if isinstance(item, (list, tuple)) else (item,)
-            for ref in refs:
-                if isinstance(ref, Ref):
-                    shape = call.shape_of(ref)
-                    if len(shape) > dim and shape[dim] == data.shape[dim + 1]:
-                        return self.native_shapes[ref.value][dim]
+        for value in call.node.operands:
+            shape = call.graph.shapes[value]
+            if len(shape) > dim and shape[dim] == data.shape[dim + 1]:
+                return self.native_shapes[value][dim]
         raise NoRule("a reduction whose length at the original size is not known")
 
 

@@ -1,8 +1,9 @@
-"""What a forward pass leaves behind: attributes that it sets, and tensors that can still be reached."""
+"""What surrounds a forward pass: the state it starts from, what is put back after it, what can still be reached."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, cast
 
@@ -43,6 +44,34 @@ def restored(model: nn.Module | None) -> Generator[None, None, None]:
                     table[name] = value
         for value, entries in lists:
             value[:] = entries
+
+
+@contextlib.contextmanager
+def no_collection() -> Generator[None, None, None]:
+    """No search for garbage inside: a trace keeps every tensor, and the search finds nothing for its time."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module | None) -> Generator[None, None, None]:
+    """Evaluation mode inside, every module's own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()] if model is not None else []
+    try:
+        if any(training for _, training in modes):
+            assert model is not None
+            # An exported program has no modes, and refuses.
+            with contextlib.suppress(NotImplementedError):
+                model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def held(model: nn.Module | None) -> Iterator[Tensor]:

@@ -12,7 +12,6 @@ shapes and no data, so a network of any size costs no memory, and neither its pa
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -37,7 +36,7 @@ from convblocks.introspect.operations import (
     targets,
     written_arguments,
 )
-from convblocks.introspect.state import held, reachable, restored
+from convblocks.introspect.state import evaluating, held, no_collection, reachable, restored
 
 
 class ValueNeeded(RuntimeError):
@@ -355,34 +354,6 @@ def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, No
             handle.remove()
 
 
-@contextlib.contextmanager
-def _no_collection() -> Generator[None, None, None]:
-    """No search for garbage inside: a trace keeps every tensor, and the search finds nothing for its time."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module | None) -> Generator[None, None, None]:
-    """Evaluation mode inside, every module's own mode again outside."""
-    modes = [(module, module.training) for module in model.modules()] if model is not None else []
-    try:
-        if any(training for _, training in modes):
-            assert model is not None
-            # An exported program has no modes, and refuses.
-            with contextlib.suppress(NotImplementedError):
-                model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def module_of(model: Callable[..., Any]) -> nn.Module | None:
     """The module behind a network: itself, or the owner of a bound method such as `model.forward_features`."""
     if isinstance(model, nn.Module):
@@ -425,7 +396,7 @@ def trace(
     graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
     watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
-    with torch.no_grad(), _no_collection(), restored(module), _evaluating(module), watching:
+    with torch.no_grad(), no_collection(), restored(module), evaluating(module), watching:
         try:
             with _Functions(tracer), tracer:
                 result = model(*inputs)
