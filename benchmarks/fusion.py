@@ -19,6 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from benchmarks.record import write
 from convblocks.deploy import fuse
 
 RESULTS = Path(__file__).parent / "results" / "fusion.json"
@@ -115,10 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "totals": totals,
         "networks": rows,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(options.output)
+    write(options.output, json.dumps(result, indent=1) + "\n")
     print(totals)
 
 

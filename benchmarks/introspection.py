@@ -10,13 +10,9 @@ Results go to benchmarks/results/introspection_sweep.json and introspection_spee
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import io
 import json
-import logging
 import os
-import platform
 import resource
 import shlex
 import statistics
@@ -25,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +33,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
 from timm_oracle import answer, build, gradient, is_convolutional, judge  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
-from benchmarks.timing import cpu_name  # noqa: E402  (after the path)
+from benchmarks.introspection_speed import RESULTS, machine, speed, table  # noqa: E402  (after the path)
+from benchmarks.record import write  # noqa: E402  (after the path)
 from convblocks.introspect.receptive_field import receptive_field  # noqa: E402  (after the path)
 from convblocks.introspect.summary import summary  # noqa: E402  (after the path)
 from convblocks.introspect.tracing import trace  # noqa: E402  (after the path)
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SHOWN = ("status", "size", "why", "error", "macs_equal", "field_seconds", "summary_seconds", "gradient_seconds")
-
-
-def machine() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": cpu_name(),
-    }
 
 
 @functools.cache
@@ -189,7 +174,8 @@ def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, re
         if time.monotonic() < until:
             about = {"file": file_of(name), "commit": code}
             done[key] = limited(function, name, option, before.get(key, {}), limits) | about
-            write(path, {"command": command, "machine": machine(), "totals": totals(done), "records": done})
+            content = {"command": command, "machine": machine(), "totals": totals(done), "records": done}
+            write(path, json.dumps(content, indent=1) + "\n")
             print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
 
     for stride in (None, *strides):
@@ -245,118 +231,6 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
             for row in sorted(measured, key=lambda row: -row["summary_seconds"])[:5]
         },
     }
-
-
-def write(path: Path, data: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(path)
-
-
-NETWORKS = (
-    "resnet18",
-    "resnet50",
-    "efficientnet_b0",
-    "mobilenetv3_large_100",
-    "convnext_tiny",
-    "densenet121",
-    "regnety_016",
-    "inception_v3",
-    "hrnet_w18",
-)
-
-
-def _calls(name: str) -> dict[str, Callable[[], Any]]:
-    """One answer of every tool; those that cannot run on meta tensors get a network with weights."""
-    model, real, size = build(name), timm.create_model(name).eval(), (3, 224, 224)
-
-    def torchinfo() -> str:
-        return str(import_module("torchinfo").summary(model, (1, *size), device="meta", verbose=0, depth=9))
-
-    def torchsummary() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            import_module("torchsummary").summary(real, size, device="cpu")
-
-    def fvcore() -> float:
-        logging.getLogger("fvcore").setLevel(logging.ERROR)
-        return import_module("fvcore.nn").FlopCountAnalysis(real, torch.empty(1, *size)).total()
-
-    def torchscan() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            import_module("torchscan").summary(real, size, receptive_field=True)
-
-    def rfa_toolbox() -> Any:
-        rfa = import_module("rfa_toolbox")
-        return rfa.input_resolution_range(rfa.create_graph_from_pytorch_model(real))
-
-    return {
-        "receptive_field": lambda: repr(receptive_field(model, size)),
-        "summary": lambda: summary(model, size).text(120),
-        "torchinfo": torchinfo,
-        "torchsummary": torchsummary,
-        "fvcore": fvcore,
-        "torchscan": torchscan,
-        "rfa_toolbox": rfa_toolbox,
-    }
-
-
-def timed(call: Callable[[], Any]) -> dict[str, Any]:
-    """Median and spread of five calls after a first one; of one call where it takes seconds."""
-    seconds: list[float] = []
-    try:
-        for turn in range(6):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-            if turn == 0 and seconds[0] > 4:
-                break
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:200]}
-    kept = seconds[1:] or seconds
-    return {
-        "seconds": round(statistics.median(kept), 4),
-        "spread": round(max(kept) - min(kept), 4),
-        "calls": len(kept),
-    }
-
-
-def version(tool: str) -> str:
-    try:
-        return metadata.version(tool)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def speed() -> None:
-    """How long an answer takes, beside the tools that give a table, a count or a field."""
-    records: list[dict[str, Any]] = []
-    tools = ("torchinfo", "torchsummary", "fvcore", "torchscan", "rfa_toolbox")
-    about = {
-        "command": "python benchmarks/introspection.py speed",
-        "machine": machine() | {"threads": "1", "cores": str(os.cpu_count())},
-        "tools": {tool: version(tool) for tool in tools},
-    }
-    for name in NETWORKS:
-        records.append({"model": name, **{label: timed(call) for label, call in _calls(name).items()}})
-        print(name, {k: v.get("seconds", v.get("error")) for k, v in records[-1].items() if k != "model"}, flush=True)
-        write(RESULTS / "introspection_speed.json", {**about, "records": records})
-
-
-def table(path: Path = RESULTS / "introspection_speed.json") -> str:
-    """The times as the documentation shows them: milliseconds, and what a tool answers with where it fails."""
-    data = json.loads(path.read_text())
-    tools = [key for key in data["records"][0] if key != "model"]
-    lines = ["| network | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
-    for record in data["records"]:
-        cells = [
-            record[tool]["error"].partition(":")[0]
-            if "error" in record[tool]
-            else f"{1000 * record[tool]['seconds']:.0f}"
-            for tool in tools
-        ]
-        lines.append(f"| {record['model']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:

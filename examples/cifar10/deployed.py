@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from checkpoint import write_atomic
+
 RANDOM = "random"
 """What figures of an untrained network say of their weights."""
 START, END = "<!-- table: python examples/cifar10/deploy.py --write -->\n", "<!-- end of table -->"
@@ -35,9 +37,7 @@ def keep(
         row["accuracy"] = origin | accuracy
     for column, figures in (latency or {}).items():
         row.setdefault("latency", {})[column] = origin | figures
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
+    write_atomic(path, json.dumps(result, indent=1) + "\n")
 
 
 def table(result: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import networks
 import torch
+from checkpoint import write_atomic
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,9 +103,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "networks.json"
     text = json.dumps({name: describe(name) for name in networks.NETWORKS}, indent=2) + "\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_atomic(path, text)
     print(text, end="")
 
 

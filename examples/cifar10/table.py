@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import recipes
+from checkpoint import write_atomic
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -132,14 +133,8 @@ def add(run: Path, results: Path = RESULTS, **more: Any) -> Path:
     if not parts["metrics"]["finished"]:
         raise ValueError(f"{run} has not finished: {parts['metrics']['epochs']} epochs so far")
     path = results / f"{run.resolve().name}.json"
-    _write(path, json.dumps(parts | more, indent=2) + "\n")
+    write_atomic(path, json.dumps(parts | more, indent=2) + "\n")
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def main() -> None:
@@ -150,7 +145,7 @@ def main() -> None:
     if arguments.add:
         print(f"wrote {add(arguments.add)}")
     if arguments.write:
-        _write(README, replaced(README.read_text(), table()))
+        write_atomic(README, replaced(README.read_text(), table()))
     else:
         print(table())
 
