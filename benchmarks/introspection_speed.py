@@ -85,24 +85,32 @@ def _calls(name: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def timed(call: Callable[[], Any]) -> dict[str, Any]:
-    """Median and spread of five calls after a first one; of one call where it takes seconds."""
-    seconds: list[float] = []
-    try:
-        for turn in range(6):
+def timed(calls: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, dict[str, Any]]:
+    """Median and spread of the rounds after a first one, by tool; of the first where that takes seconds.
+
+    Every round calls every tool once, so that an hour in which the machine is slow is slow for all of them.
+    """
+    seconds: dict[str, list[float]] = {tool: [] for tool in calls}
+    errors: dict[str, str] = {}
+    for _ in range(rounds + 1):
+        for tool, call in calls.items():
+            if tool in errors or (len(seconds[tool]) == 1 and seconds[tool][0] > 10):
+                continue
             start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-            if turn == 0 and seconds[0] > 4:
-                break
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:200]}
-    kept = seconds[1:] or seconds
-    return {
-        "seconds": round(statistics.median(kept), 4),
-        "spread": round(max(kept) - min(kept), 4),
-        "calls": len(kept),
-    }
+            try:
+                call()
+            except Exception as error:
+                errors[tool] = f"{type(error).__name__}: {error}"[:200]
+            seconds[tool].append(time.perf_counter() - start)
+    found: dict[str, dict[str, Any]] = {}
+    for tool, times in seconds.items():
+        kept = times[1:] or times
+        found[tool] = {
+            "seconds": round(statistics.median(kept), 4),
+            "spread": round(max(kept) - min(kept), 4),
+            "calls": len(kept),
+        }
+    return found | {tool: {"error": error} for tool, error in errors.items()}
 
 
 def version(tool: str) -> str:
@@ -122,7 +130,7 @@ def speed() -> None:
         "tools": {tool: version(tool) for tool in tools},
     }
     for name in NETWORKS:
-        records.append({"model": name, **{label: timed(call) for label, call in _calls(name).items()}})
+        records.append({"model": name, **timed(_calls(name))})
         print(name, {k: v.get("seconds", v.get("error")) for k, v in records[-1].items() if k != "model"}, flush=True)
         content = {**about, "records": records}
         write(RESULTS / "introspection_speed.json", json.dumps(content, indent=1) + "\n")

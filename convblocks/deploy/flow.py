@@ -16,7 +16,7 @@ from convblocks.deploy.fold import Norm
 from convblocks.deploy.reads import Reads
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.graph import Node
-from convblocks.introspect.operations import bind, is_view
+from convblocks.introspect.operations import bind, operator
 from convblocks.introspect.tracing import trace
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
@@ -114,7 +114,7 @@ class Flow:
     def _memory(self, value: int) -> int:
         """The first value that stood in the memory of this one."""
         node = self.maker(value)
-        while node is not None and (_writes(node) or is_view(node.func)):
+        while node is not None and (_writes(node) or operator(node.func).view):
             value = self.input(node)
             node = self.maker(value)
         return value

@@ -69,6 +69,13 @@ class Scatter:
     def __init__(self, step: Step) -> None:
         self.step = step
 
+    def __eq__(self, other: object) -> bool:
+        # What a cache keeps of an operator is the same for all of these, and it keeps one.
+        return isinstance(other, Scatter)
+
+    def __hash__(self) -> int:
+        return hash(Scatter)
+
     class _Schema:
         name = "aten::scatter_into_view"
         arguments = ()

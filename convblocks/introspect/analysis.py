@@ -87,13 +87,13 @@ class Analysis:
             self._reach[axis] = reach(self.native, axis)
         return self._reach[axis]
 
-    @on_cpu
     def grown(self, axis: Axis) -> list[Grown]:
         """The network on an input large enough, twice if its geometry may follow the size of the input."""
         if not self._grown:
             self._grow()
         return self._grown[axis]
 
+    @on_cpu
     def _grow(self) -> None:
         estimates = {axis: self.reach(axis) for axis in self.axes}
         factor, before = 2, None

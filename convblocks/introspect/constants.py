@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref, Scatter
 from convblocks.introspect.labels import LARGEST
-from convblocks.introspect.operations import FACTORIES, name_of, written_arguments
+from convblocks.introspect.operations import FACTORIES, name_of, operator
 
 if TYPE_CHECKING:
     from convblocks.introspect.graph import Graph, Node
@@ -89,7 +89,7 @@ def rerun(graph: Graph, node: Node, find: Callable[[int], Tensor | None]) -> Seq
         view = step.func(base, *step.args[1:], **step.kwargs)
         (view[step.output] if isinstance(view, (list, tuple)) else view).copy_(piece)
         return [base]
-    for written in written_arguments(node.func, args, kwargs):
+    for written in operator(node.func).written_arguments(args, kwargs):
         copy = written.clone()
         args = tuple(copy if item is written else item for item in args)
         kwargs = {key: copy if item is written else item for key, item in kwargs.items()}

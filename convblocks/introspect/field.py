@@ -78,15 +78,14 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
 
 
 def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
-    inside = (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
-    if not bool((hi >= lo).any()):
-        return AxisField(0, empty=True)
+    filled = hi >= lo
+    inside = (lo > margin) & (hi < length - 1 - margin) & filled
     places = inside.nonzero().flatten()
     if len(places) == 0:
-        return None
+        return None if bool(filled.any()) else AxisField(0, empty=True)
     first, last = int(places[0]), int(places[-1])
-    low, high = lo[first : last + 1].clone(), hi[first : last + 1].clone()
-    size = int((high - low + 1)[inside[first : last + 1]].max())
+    low, high = lo[first : last + 1], hi[first : last + 1]
+    size = int((high - low)[inside[first : last + 1]].max()) + 1
     for period in _periods(low, high):
         step = low[period:] - low[:-period]
         if bool((step == step[0]).all()) and bool((high[period:] - high[:-period] == step[0]).all()):
@@ -100,8 +99,11 @@ def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisFie
 
 def _periods(low: Tensor, high: Tensor) -> list[int]:
     """The periods that may fit, judged where the pattern changes: few are left to be tried on all units."""
-    steps = torch.stack((low.diff(), high.diff()))
+    ends = torch.stack((low, high))
+    steps = ends[:, 1:] - ends[:, :-1]
     longest = min(MAX_PERIOD, (len(low) - 1) // 2)
+    if longest and bool((steps == steps[:, :1]).all()):
+        return [1]
     changes = (steps != steps[:, :1]).any(0).nonzero().flatten()[:MAX_PERIOD, None]
     shifted = changes + torch.arange(1, longest + 1)
     beyond = shifted >= steps.shape[1]

@@ -90,6 +90,10 @@ class Graph:
         return self.calls[node.call].name if node.call >= 0 else ""
 
 
+PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+"""Types of arguments that hold no tensor; most arguments are of one of them."""
+
+
 def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     """Replace every tensor in nested lists and tuples by `function` of it."""
     if isinstance(tree, Tensor):
@@ -97,8 +101,12 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     kind = type(tree)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every argument
     if kind is list:
         # Most lists are strides and paddings, and ATen does not mix those with tensors.
-        return tree if tree and type(tree[0]) is int else [map_tensors(item, function) for item in tree]
-    return tuple([map_tensors(item, function) for item in tree]) if kind is tuple else tree
+        if tree and type(tree[0]) is int:
+            return tree
+        return [map_tensors(item, function) for item in tree]
+    if kind is tuple:
+        return tuple([item if type(item) in PLAIN else map_tensors(item, function) for item in tree])
+    return tree
 
 
 def collect(tree: Iterable[Any], found: list[Tensor]) -> None:
@@ -106,7 +114,9 @@ def collect(tree: Iterable[Any], found: list[Tensor]) -> None:
     for item in tree:
         if isinstance(item, Tensor):
             found.append(item)
-        elif isinstance(item, (list, tuple)):
+        elif type(item) in PLAIN:
+            continue
+        elif isinstance(item, (list, tuple)) and item and type(cast("Sequence[Any]", item)[0]) is not int:
             collect(cast("Sequence[Any]", item), found)
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache, reduce
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NOTHING = 2**30 - 1
 """Feature of an element that depends on no input: larger than any coordinate, and twice it still fits 32 bits."""
@@ -48,12 +48,13 @@ class Labels:
     concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`.
     """
 
-    __slots__ = ("_data", "origin", "parts", "pooled")
+    __slots__ = ("_data", "_lengths", "origin", "parts", "pooled")
 
     def __init__(
         self, data: Tensor | None, pooled: bool = False, origin: Reshaped | None = None, parts: Joined | None = None
     ) -> None:
         self._data, self.pooled, self.origin, self.parts = data, pooled, origin, parts
+        self._lengths: list[int] | None = None
 
     @property
     def data(self) -> Tensor:
@@ -96,6 +97,12 @@ class Labels:
     @property
     def lengths(self) -> list[int]:
         """Length of the array along every dimension of the tensor: 1 where the labels do not vary."""
+        # Asked for at every step, and of a concatenation by going through its parts.
+        if self._lengths is None:
+            self._lengths = self._measure()
+        return self._lengths
+
+    def _measure(self) -> list[int]:
         if self._data is not None:
             return list(self._data.shape[1:])
         if self.origin is not None:
@@ -323,14 +330,13 @@ def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: i
     axis = dim + 1
     length = data.shape[axis]
     affordable([*data.shape[1:axis], max(out, length), *data.shape[axis + 1 :]])
-    beyond = (out - 1) * stride + (kernel - 1) * dilation + 1 - padding - length
-    border = nothing_like(data.narrow(axis, 0, 1))
-    around = [border.expand([*data.shape[:axis], n, *data.shape[axis + 1 :]]) for n in (padding, max(beyond, 0))]
-    data = torch.cat((around[0], data, around[1]), axis)
     ends = (out - 1) * stride + 1
-    taps = [data.narrow(axis, at, ends) for at in range(0, kernel * dilation, dilation)]
-    first, *others = (tap[(slice(None),) * axis + (slice(None, None, stride),)] for tap in taps)
-    return reduce(torch.minimum, others, first)
+    beyond = ends + (kernel - 1) * dilation - padding - length
+    if padding or beyond > 0:
+        data = nn.functional.pad(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], value=NOTHING)
+    places = (slice(None),) * axis
+    taps = [data[(*places, slice(at, at + ends, stride))] for at in range(0, kernel * dilation, dilation)]
+    return reduce(torch.minimum, taps)
 
 
 def constant_along(data: Tensor, axis: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import cast
 
 from torch import nn
@@ -15,7 +16,7 @@ from convblocks.geometry import effective_kernel_size
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.answers import ReceptiveField
-from convblocks.introspect.cost import VIEWS, activation_bytes, reads_parameters, total_macs
+from convblocks.introspect.cost import VIEWS, activation_bytes, macs, reads_parameters
 from convblocks.introspect.graph import Graph, ModuleCall, Node
 from convblocks.introspect.registry import spread
 
@@ -148,6 +149,8 @@ class LayerList:
         for number, node in enumerate(graph.nodes):
             own.setdefault(node.call, []).append(number)
         self._children, self._own = children, own
+        self._macs = [0, *accumulate(macs(graph, node) for node in graph.nodes)]
+        self._bytes = [0, *accumulate(activation_bytes(graph, [node]) for node in graph.nodes)]
         rows = [row for index in children.get(-1, []) for row in self._call(index)]
         rows += [row for number in own.get(-1, []) for row in self._functional(number, "", 0)]
         return rows + list(self._unused())
@@ -155,7 +158,6 @@ class LayerList:
     def _call(self, index: int) -> Iterator[Layer]:
         graph, call = self.graph, self.graph.calls[index]
         first, last = call.nodes
-        nodes = graph.nodes[first:last]
         reused = id(call.module) in self._called
         self._called.add(id(call.module))
         kids = self._children.get(index, [])
@@ -174,8 +176,8 @@ class LayerList:
             before=self._field(call.inputs),
             parameters=0 if reused else parameters,
             trainable=0 if reused else trainable,
-            macs=total_macs(graph, nodes),
-            activation_bytes=activation_bytes(graph, nodes),
+            macs=self._macs[last] - self._macs[first],
+            activation_bytes=self._bytes[last] - self._bytes[first],
             leaf=leaf and len(windows) < 2,
             reused=reused,
         )
@@ -195,8 +197,8 @@ class LayerList:
 
     def _functional(self, number: int, where: str, depth: int) -> Iterator[Layer]:
         graph, node = self.graph, self.graph.nodes[number]
-        macs = total_macs(graph, [node])
-        if not macs and (node.op in VIEWS or not node.outputs or not graph.depends[node.outputs[0]]):
+        cost = macs(graph, node)
+        if not cost and (node.op in VIEWS or not node.outputs or not graph.depends[node.outputs[0]]):
             return
         if node.op in ("copy_", "clone", "_to_copy"):
             return
@@ -214,7 +216,7 @@ class LayerList:
             before=self._field((source.value,)) if source else None,
             parameters=sum(p.numel() for p in read),
             trainable=sum(p.numel() for p in read if p.requires_grad),
-            macs=macs,
+            macs=cost,
             activation_bytes=activation_bytes(graph, [node]),
             leaf=True,
             functional=True,

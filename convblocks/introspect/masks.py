@@ -18,6 +18,9 @@ FILLS = frozenset({"masked_fill", "where", "full", "full_like", "new_full", "fil
 SCALES = frozenset({"mul", "sub", "div"})
 """What makes a mask of ones and zeros one of large numbers."""
 
+MAKES = FILLS | SCALES
+"""Operations that make such a mask of other tensors."""
+
 MEETS = frozenset({"add", "sub", "baddbmm", "addmm", "where", "masked_fill", "fill", "index_fill", "copy", "minimum"})
 """Operations in which a mask and scores meet."""
 

@@ -8,6 +8,7 @@ an operand, which is all that a trace asks for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,40 +20,103 @@ Shortcut = Callable[..., Any]
 """The result for the arguments of the operation; None where the operation has to be run to know (or to refuse)."""
 
 
+def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A contiguous result of the type of `x`; `new_empty` and `empty_like` are programs in Python on this device."""
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether strides are those of a contiguous tensor alone: of one that has one channel, torch may go either way."""
+    wide = FORMATS.get(x.dim())
+    return x.is_floating_point() and x.is_contiguous() and (wide is None or not x.is_contiguous(memory_format=wide))
+
+
 def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
-    return torch.empty_like(x) if x.is_floating_point() else None
+    if not x.is_floating_point():
+        return None
+    return _empty(x, x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
 def _itself(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
     return x if x.is_floating_point() else None
 
 
-def _alike(x: Any, y: Any) -> bool:
+def _alike(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype and x.stride() == y.stride() and x.is_floating_point()
+
+
+def _within(small: Tensor, full: Tensor) -> bool:
+    """Whether `small` is broadcast to the shape of `full`, and both are of one type and contiguous."""
     return (
-        isinstance(y, Tensor)
-        and x.shape == y.shape
-        and x.dtype == y.dtype
-        and x.stride() == y.stride()
-        and x.device == y.device
-        and x.is_floating_point()
+        small.dtype == full.dtype
+        and full.is_floating_point()
+        and full.is_contiguous()
+        and small.is_contiguous()
+        and small.dim() == full.dim()
+        and all(n == m or n == 1 for n, m in zip(small.shape, full.shape, strict=True))
     )
 
 
-def _like_both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
-    return torch.empty_like(x) if _alike(x, y) else None
+def _both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
+    if not isinstance(y, Tensor):
+        return _like(x) if type(y) in (int, float) else None
+    if _alike(x, y) or _within(y, x):
+        return _like(x)
+    return _like(y) if _within(x, y) else None
 
 
 def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
-    return x if _alike(x, y) else None
+    if not isinstance(y, Tensor):
+        return _itself(x) if type(y) in (int, float) else None
+    return x if _alike(x, y) or _within(y, x) else None
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor | None:
+    shape, kernel = x.shape, weight.shape
+    count = len(shape) - 2
+    if (
+        transposed
+        or len(kernel) != len(shape)
+        or not len(stride) == len(padding) == len(dilation) == count
+        or x.dtype != weight.dtype
+        or shape[1] == 0
+        or shape[1] != kernel[1] * groups
+    ):
+        return None
+    out = [shape[0], kernel[0]]
+    for n, k, s, p, d in zip(shape[2:], kernel[2:], stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        if room < 0:
+            return None
+        out.append(room // s + 1)
+    places = (*shape[2:], *out[2:])
+    # Of one place, strides do not matter.
+    one = x.is_contiguous() and x.is_floating_point() and all(n == 1 for n in places)
+    return _empty(x, out) if one or (_plain(x) and weight.is_contiguous()) else None
 
 
 def _batch_norm(
     x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, training: bool, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    if training or not x.is_floating_point():
+    fits = x.dim() > 1 and all(item is None or item.shape == x.shape[1:2] for item in (weight, bias, mean, variance))
+    out = _like(x) if fits and not training else None
+    if out is None:
         return None
-    statistics = x.new_empty((x.shape[1],), dtype=mean.dtype)
-    return torch.empty_like(x), statistics, statistics
+    statistics = _empty(mean, mean.shape)
+    return out, statistics, statistics
 
 
 def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -60,15 +124,46 @@ def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, T
     if not x.is_floating_point() or tuple(x.shape[-count:]) != tuple(shape):
         return None
     statistics = x.new_empty((*x.shape[:-count], *[1] * count), dtype=torch.promote_types(x.dtype, torch.float32))
-    return x.new_empty(x.shape), statistics, statistics
+    return _empty(x, x.shape), statistics, statistics
+
+
+def _reduced(
+    x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor | None:
+    if not dims or dtype is not None or not _plain(x) or 0 in x.shape:
+        return None
+    gone = {dim % x.dim() for dim in dims}
+    if len(gone) != len(dims) or not all(-x.dim() <= dim < x.dim() for dim in dims):
+        return None
+    kept = [1 if dim in gone else n for dim, n in enumerate(x.shape) if keepdim or dim not in gone]
+    return _empty(x, kept)
+
+
+def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    rank = first.dim()
+    if not -rank <= dim < rank:
+        return None
+    dim %= rank
+    around = first.shape[:dim], first.shape[dim + 1 :]
+    for x in tensors:
+        if not _plain(x) or x.dtype != first.dtype or (x.shape[:dim], x.shape[dim + 1 :]) != around:
+            return None
+    return _empty(first, (*around[0], sum(x.shape[dim] for x in tensors), *around[1]))
+
+
+def _product(rank: int, left: Tensor, right: Tensor) -> Tensor | None:
+    fits = left.dim() == right.dim() == rank and left.shape[:-2] == right.shape[:-2]
+    if not fits or left.shape[-1] != right.shape[-2] or left.dtype != right.dtype or not left.is_floating_point():
+        return None
+    return _empty(left, (*left.shape[:-1], right.shape[-1]))
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor | None:
-    rows, inner = left.shape
-    fits = right.shape[0] == inner and tuple(bias.shape) == (right.shape[1],)
+    fits = left.shape[1] == right.shape[0] and tuple(bias.shape) == (right.shape[1],)
     if not fits or not bias.dtype == left.dtype == right.dtype:
         return None
-    return left.new_empty((rows, right.shape[1]))
+    return _empty(left, (left.shape[0], right.shape[1]))
 
 
 def recurrent_shapes(name: str, args: tuple[Any, ...]) -> list[tuple[int, ...]] | None:
@@ -89,15 +184,21 @@ ACTIVATIONS = (
     *("relu", "silu", "gelu", "sigmoid", "hardswish", "hardsigmoid"),
     *("hardtanh", "leaky_relu", "elu", "tanh", "mish"),
 )
+ARITHMETIC = ("add", "sub", "mul", "div")
 SHORTCUTS: dict[Any, Shortcut] = {
     **{getattr(aten, name).default: _like for name in ACTIVATIONS},
     **{getattr(aten, f"{name}_").default: _itself for name in ACTIVATIONS},
-    aten.add.Tensor: _like_both,
-    aten.mul.Tensor: _like_both,
-    aten.add_.Tensor: _first,
-    aten.mul_.Tensor: _first,
+    **{getattr(aten, name).Tensor: _both for name in ARITHMETIC},
+    **{getattr(aten, f"{name}_").Tensor: _first for name in ARITHMETIC},
+    aten.convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
+    aten.mean.dim: _reduced,
+    aten.sum.dim_IntList: _reduced,
+    aten.amax.default: _reduced,
+    aten.cat.default: _concatenated,
+    aten.mm.default: partial(_product, 2),
+    aten.bmm.default: partial(_product, 3),
     aten.addmm.default: _addmm,
 }
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -34,14 +35,12 @@ FACTORIES = frozenset(
 """Operations that take a shape and a type from their argument, and no value."""
 
 
-@cache
 def name_of(func: Any) -> str:
     """`convolution` for `aten.convolution.default`.
 
     Operators of other libraries keep their namespace: `torchvision::nms`.
     """
-    qualified = func._schema.name
-    return qualified.removeprefix("aten::")
+    return func._schema.name.removeprefix("aten::")
 
 
 @cache
@@ -58,55 +57,58 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
     return bound
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What a trace asks of an operator, at every call of it."""
+
+    func: Any
+    name: str
+    composite: bool
+    """Whether it is a program of other operators, such as `aten.linear` or `aten.reshape`."""
+    view: bool
+    """Whether its result shares the memory of its first argument."""
+    inplace_view: bool
+    """Whether it gives its argument another shape (`t_`, `as_strided_`) and leaves the data alone."""
+    writes: tuple[tuple[int, str], ...]
+    """Place and name of the arguments that it writes into."""
+    returned: tuple[str, ...]
+    """For every result the name of the argument that it is written into, "" for a tensor of its own."""
+
+    def written_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The tensors that the operation writes into."""
+        found = [args[place] if place < len(args) else kwargs.get(name) for place, name in self.writes]
+        return [item for item in found if isinstance(item, Tensor)]
+
+    def targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor | None], list[Tensor]]:
+        """For every result what it is written into; and what is written besides: a norm's running statistics."""
+        written = {name: args[i] if i < len(args) else kwargs.get(name) for i, name in self.writes}
+        besides = [item for name, item in written.items() if isinstance(item, Tensor) and name not in self.returned]
+        return [written.get(name) for name in self.returned], besides
+
+
 @cache
-def _written(func: Any) -> tuple[tuple[int, str], ...]:
+def operator(func: Any) -> Operator:
+    """What `func` says about itself."""
     schema = func._schema
-    return tuple(
+    writes = tuple(
         (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
     )
-
-
-def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors that the operation writes into."""
-    found: list[Tensor] = []
-    for position, name in _written(func):
-        item = args[position] if position < len(args) else kwargs.get(name)
-        if isinstance(item, Tensor):
-            found.append(item)
-    return found
-
-
-@cache
-def _returned(func: Any) -> tuple[str, ...]:
-    """For every result the name of the argument that it is written into, "" for a tensor of its own."""
-    schema = func._schema
     names = {frozenset(a.alias_info.before_set): a.name for a in schema.arguments if a.alias_info is not None}
-    return tuple(
+    returned = tuple(
         names.get(frozenset(r.alias_info.before_set), "") if r.alias_info is not None else "" for r in schema.returns
     )
-
-
-def targets(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor | None], list[Tensor]]:
-    """For every result the tensor that it is written into; and what is written besides: a norm's running statistics."""
-    written = {name: args[i] if i < len(args) else kwargs.get(name) for i, name in _written(func)}
-    besides = [item for name, item in written.items() if isinstance(item, Tensor) and name not in _returned(func)]
-    return [written.get(name) for name in _returned(func)], besides
-
-
-@cache
-def is_inplace_view(func: Any) -> bool:
-    """Whether the operation gives its argument another shape (`t_`, `as_strided_`) and leaves the data alone."""
-    return torch.Tag.inplace_view in func.tags and name_of(func) not in ("resize_", "set_", "resize_as_")
-
-
-@cache
-def is_view(func: Any) -> bool:
-    """Whether the result shares the memory of the first argument."""
-    schema = func._schema
-    if not schema.arguments or _written(func):
-        return False
-    info = schema.arguments[0].alias_info
-    return info is not None and not info.is_write
+    first = schema.arguments[0].alias_info if schema.arguments else None
+    name = name_of(func)
+    return Operator(
+        func=func,
+        name=name,
+        composite=isinstance(func, torch._ops.OpOverload)
+        and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
+        view=first is not None and not writes,
+        inplace_view=torch.Tag.inplace_view in func.tags and name not in ("resize_", "set_", "resize_as_"),
+        writes=writes,
+        returned=returned,
+    )
 
 
 @cache
@@ -121,14 +123,5 @@ def is_pointwise(func: Any) -> bool:
 @cache
 def results_of(func: Any) -> frozenset[str]:
     """Names of the arguments that take a result and whose values do not matter: `out`."""
-    return frozenset(a.name for a in func._schema.arguments if a.kwarg_only and a.name in _names_written(func))
-
-
-def _names_written(func: Any) -> set[str]:
-    return {name for _, name in _written(func)}
-
-
-@cache
-def is_composite(func: Any) -> bool:
-    """Whether the operation is a program of other operations, such as `aten.linear` or `aten.reshape`."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+    written = {name for _, name in operator(func).writes}
+    return frozenset(a.name for a in func._schema.arguments if a.kwarg_only and a.name in written)

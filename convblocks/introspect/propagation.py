@@ -155,11 +155,13 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
 
 
 def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
-    operands = refs_of(node)
+    operands = node.operands
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
         return
-    reasons = frozenset[str]().union(*(done.unknown.get(value, frozenset()) for value in operands))
+    reasons = frozenset[str]()
+    if done.unknown:
+        reasons = reasons.union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
         results = _apply(graph, node, number, policy, done.labels)
     except Exception as error:
@@ -183,19 +185,27 @@ def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[i
         raise NoRule("a mask that hides places")
     call = Call(graph, node, number, labels, policy)
     result: Result = rule(call)
-    call.ignore(*(node.kwargs.get(name) for name in results_of(node.func)))
-    if call.unread(refs_of(node)):
+    if node.kwargs:
+        call.ignore(*(node.kwargs.get(name) for name in results_of(node.func)))
+    if call.unread(node.operands):
         raise NoRule("an argument that depends on the input")
     results = list(result) if isinstance(result, Sequence) else [result] * len(node.outputs)
     if len(results) != len(node.outputs):
         raise NoRule("the rule gave another number of results")
     for value, item in zip(node.outputs, results, strict=True):
         shape = graph.shapes[value]
-        if item is not None and (
-            item.ndim != len(shape) or any(n != 1 and n != m for n, m in zip(item.lengths, shape, strict=True))
-        ):
+        if item is not None and not _fits(item.lengths, shape):
             raise NoRule("the rule does not fit the shapes")
     return results
+
+
+def _fits(lengths: Sequence[int], shape: Sequence[int]) -> bool:
+    if len(lengths) != len(shape):
+        return False
+    for n, m in zip(lengths, shape, strict=True):  # noqa: SIM110 - of every result of every node: half the time
+        if n not in (1, m):
+            return False
+    return True
 
 
 def _leaves(labels: Labels) -> Iterator[Tensor]:

@@ -55,7 +55,11 @@ class Call:
         self.graph, self.node, self.number, self.policy = graph, node, number, policy
         self._labels = labels
         self._read: set[int] = set()
-        self.arguments = node.arguments
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments by name, defaults filled in."""
+        return self.node.arguments
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -155,6 +159,8 @@ class Call:
         self, labels: Labels, dim: int, length: int, out: int, kernel: int, stride: int, padding: int, dilation: int
     ) -> Labels:
         """Slide the window of a convolution or a pooling along dimension `dim` of true length `length`."""
+        if kernel == stride == 1 and not padding:
+            return labels
         shape = out, kernel, stride, padding, dilation
         if labels.parts is not None and labels.parts.dim != dim:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))

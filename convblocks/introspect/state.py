@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Generator, Iterable, Iterator
+from operator import is_
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ _HOOKS = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module | None) -> Generator[None, None, None]:
+def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
     """Every attribute, buffer and child is again what it was, and every list and mapping of a module, after it.
 
     What a pass on meta tensors assigns holds no values: a network that counts its calls, or keeps its last map,
@@ -22,28 +23,41 @@ def restored(model: nn.Module | None) -> Generator[None, None, None]:
     """
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     lists: list[tuple[list[Any], list[Any]]] = []
-    for module in model.modules() if model is not None else ():
+    for module in modules:
         own = vars(module)
-        # Most of a module's mappings are its hooks, of which there are none.
-        tables = (
-            cast("dict[str, Any]", value)
-            for name, value in own.items()
-            if type(value) is dict and (value or name not in _HOOKS)
-        )
-        before += [(table, dict(table)) for table in (own, *tables)]
-        found = (cast("list[Any]", value) for value in own.values() if type(value) is list)
-        lists += [(value, list(value)) for value in found]
+        before.append((own, own.copy()))
+        for name, value in own.items():
+            # Most of a module's mappings are its hooks, of which there are none.
+            if type(value) is dict:
+                table = cast("dict[str, Any]", value)
+                if table or name not in _HOOKS:
+                    before.append((table, table.copy()))
+            elif type(value) is list:
+                found = cast("list[Any]", value)
+                lists.append((found, found.copy()))
     try:
         yield
     finally:
         for table, entries in before:
-            for name in table.keys() - entries.keys():
-                del table[name]
-            for name, value in entries.items():
-                if table.get(name, _ABSENT) is not value:
-                    table[name] = value
+            if not _unchanged(table, entries):
+                _restore(table, entries)
         for value, entries in lists:
             value[:] = entries
+
+
+def _unchanged(table: dict[str, Any], entries: dict[str, Any]) -> bool:
+    """Whether the same names stand in the same order for the same things."""
+    return (
+        len(table) == len(entries) and all(map(is_, table, entries)) and all(map(is_, table.values(), entries.values()))
+    )
+
+
+def _restore(table: dict[str, Any], entries: dict[str, Any]) -> None:
+    for name in table.keys() - entries.keys():
+        del table[name]
+    for name, value in entries.items():
+        if table.get(name, _ABSENT) is not value:
+            table[name] = value
 
 
 @contextlib.contextmanager
@@ -59,25 +73,25 @@ def no_collection() -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module | None) -> Generator[None, None, None]:
+def evaluating(model: nn.Module | None, modules: Iterable[nn.Module]) -> Generator[None, None, None]:
     """Evaluation mode inside, every module's own mode again outside."""
-    modes = [(module, module.training) for module in model.modules()] if model is not None else []
+    modes = [(module, module.training) for module in modules]
     try:
-        if any(training for _, training in modes):
-            assert model is not None
+        if model is not None and any(training for _, training in modes):
             # An exported program has no modes, and refuses.
             with contextlib.suppress(NotImplementedError):
                 model.eval()
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training is not training:
+                module.training = training
 
 
-def held(model: nn.Module | None) -> Iterator[Tensor]:
+def held(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     """The tensors in attributes of the modules of a network, and in lists, mappings and objects that they hold."""
     seen: set[int] = set()
-    for module in model.modules() if model is not None else ():
+    for module in modules:
         for name, value in vars(module).items():
             if name not in ("_parameters", "_modules"):
                 yield from reachable(value, seen)

@@ -29,12 +29,9 @@ from convblocks.introspect.operations import (
     COSTED,
     FACTORIES,
     RECURRENT,
-    is_composite,
-    is_inplace_view,
-    is_view,
+    Operator,
     name_of,
-    targets,
-    written_arguments,
+    operator,
 )
 from convblocks.introspect.state import evaluating, held, no_collection, reachable, restored
 
@@ -66,20 +63,25 @@ class _Tracer(TorchDispatchMode):
     def read(self, tensor: Tensor) -> int:
         """The value `tensor` holds now."""
         alias = self.aliases.get(tensor)
-        if alias is None:
-            value = self.new_value(tensor.shape, tensor.dtype, depends=False)
-            if id(tensor) in self.parameters:
-                self.graph.parameters[value] = tensor
-            elif id(tensor) in self.buffers:
+        return self._find(tensor) if alias is None else self.aliases.value(alias)
+
+    def _find(self, tensor: Tensor) -> int:
+        """The value of a tensor that was there before the pass, or that came from somewhere else."""
+        value = self.new_value(tensor.shape, tensor.dtype, depends=False)
+        on_meta = tensor.is_meta
+        if id(tensor) in self.parameters:
+            self.graph.parameters[value] = tensor
+        else:
+            if id(tensor) in self.buffers:
                 self.graph.buffers[value] = tensor
-            if tensor.device.type == "cpu" and id(tensor) not in self.parameters:
+            if not on_meta and tensor.device.type == "cpu":
                 self.graph.constants[value] = tensor
                 if masks.hides(tensor):
                     self.graph.masks.add(value)
-            alias = Alias.fresh(value, meta=tensor.is_meta)
-            self.found[alias.root] = value
-            self.bind(tensor, alias)
-        return self.aliases.value(alias)
+        alias = Alias.fresh(value, meta=on_meta)
+        self.found[alias.root] = value
+        self.bind(tensor, alias)
+        return value
 
     def reached(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
         """The values of those tensors that the trace has seen and that depend on the input."""
@@ -100,17 +102,22 @@ class _Tracer(TorchDispatchMode):
         depends = any(self.graph.depends[ref.value] for ref in refs((args, kwargs)))
         first: Ref = args[0]
         dtype = self.graph.dtypes[first.value]
-        return self._record(func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
+        op = name_of(func)
+        return self._record(op, func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
 
-    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]) -> list[int]:
-        op, graph = name_of(func), self.graph
+    def _record(
+        self, op: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]
+    ) -> list[int]:
+        graph = self.graph
         depends = any(graph.depends[value] for value in outputs)
         plain = op.rstrip("_")
+        hides = False
         masked = bool(graph.masks) and any(ref.value in graph.masks for ref in refs((args, kwargs)))
-        masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
-        if masked and not depends:
-            graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
-        hides = depends and masked and (plain in masks.MEETS or "attention" in op)
+        if masked or plain in masks.MAKES:
+            masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
+            if masked and not depends:
+                graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
+            hides = depends and masked and (plain in masks.MEETS or "attention" in op)
         node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
         if depends or op in COSTED:
             graph.nodes.append(node)
@@ -137,44 +144,48 @@ class _Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if is_composite(func):
+        about = operator(func)
+        if about.composite:
             # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        if name_of(func) in ("index", "_unsafe_index"):
+        if about.name in ("index", "_unsafe_index"):
             args = (args[0], self._without_masks(args[1]), *args[2:])
         tensors: list[Tensor] = []
         collect(args, tensors)
-        collect(kwargs.values(), tensors)
-        if name_of(func) == "_local_scalar_dense":
+        if kwargs:
+            collect(kwargs.values(), tensors)
+        if about.name == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
         values = [self.read(tensor) for tensor in tensors]
         numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
-        writes = written_arguments(func, args, kwargs)
+        depends = any(self.graph.depends[value] for value in values) and about.name not in FACTORIES
+        writes = about.written_arguments(args, kwargs) if about.writes else []
         on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
         if writes and not on_meta:
             self._save(writes)
-        result = self._run(func, args, kwargs, on_meta)
+        result = self._run(about, args, kwargs, tensors) if on_meta else func(*args, **kwargs)
 
         def numbered_ref(tensor: Tensor) -> Ref:
             return numbers[id(tensor)]
 
         node_args = map_tensors(args, numbered_ref)
-        node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()}
-        depends = any(self.graph.depends[value] for value in values) and name_of(func) not in FACTORIES
+        node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()} if kwargs else {}
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]
-        if is_inplace_view(func):
+        if about.inplace_view:
             self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
             return result
-        into, besides = targets(func, args, kwargs) if writes else ([], [])
-        into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
+        into: list[Tensor | None] = []
+        if writes:
+            into, besides = about.targets(args, kwargs)
+            into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
         numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
-        self._record(func, node_args, node_kwargs, numbered)
+        self._record(about.name, func, node_args, node_kwargs, numbered)
         if writes:
             self._write(into, outputs, numbered, on_meta)
-        elif tensors and is_view(func):
+        elif tensors and about.view:
             source = self.aliases.get(tensors[0])
             assert source is not None
             step = Step(func, node_args, node_kwargs, tuple(tuple(t.shape) for t in outputs), 0)
@@ -187,16 +198,16 @@ class _Tracer(TorchDispatchMode):
             self._look_for_masks(outputs, numbered)
         return result
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_meta: bool) -> Any:
-        if not on_meta:
-            return func(*args, **kwargs)
-        run_kwargs = {key: map_tensors(item, self._twin) for key, item in kwargs.items()}
-        if run_kwargs.get("device") is not None:
-            run_kwargs["device"] = torch.device("meta")
+    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
+        if not all(tensor.is_meta for tensor in tensors):
+            args = map_tensors(args, self._twin)
+            kwargs = {key: map_tensors(item, self._twin) for key, item in kwargs.items()}
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": torch.device("meta")}
         try:
-            return meta.run(func, map_tensors(args, self._twin), run_kwargs)
+            return meta.run(about.func, args, kwargs)
         except NotImplementedError as error:
-            raise ValueNeeded(f"aten.{name_of(func)} gives no answer without the values of its operands") from error
+            raise ValueNeeded(f"aten.{about.name} gives no answer without the values of its operands") from error
 
     def _look_for_masks(self, outputs: list[Tensor], numbered: list[int]) -> None:
         """Where there are values they tell, and not where they come from."""
@@ -212,7 +223,7 @@ class _Tracer(TorchDispatchMode):
         with _disable_current_modes():
             outputs = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
         numbered = [self.new_value(shape, dtype, depends=True) for shape in shapes]
-        self._record(func, node_args, {}, numbered)
+        self._record(name_of(func), func, node_args, {}, numbered)
         for tensor, value in zip(outputs, numbered, strict=True):
             self.bind(tensor, Alias.fresh(value, meta=True))
         return outputs
@@ -310,7 +321,7 @@ class _Functions(TorchFunctionMode):
             shapes = None if kwargs else meta.recurrent_shapes(name, args)
             if shapes is not None and any(self.tracer.depends(tensor) for tensor in leaves(args)):
                 return self.tracer.keep(getattr(torch.ops.aten, name).input, args, shapes)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
     def _shown(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
@@ -331,7 +342,7 @@ def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, No
 
     def enter(module: nn.Module, args: Any) -> None:
         if id(module) in names and threading.get_ident() == thread:
-            inputs = tuple(tracer.read(tensor) for tensor in leaves(args))
+            inputs = tuple([tracer.read(tensor) for tensor in leaves(args)])
             parent = stack[-1] if stack else -1
             start = len(graph.nodes)
             graph.calls.append(ModuleCall(names[id(module)], module, parent, len(stack), (start, start), inputs))
@@ -340,7 +351,7 @@ def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, No
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if id(module) in names and threading.get_ident() == thread and stack:
             call = graph.calls[stack.pop()]
-            call.outputs = tuple(tracer.read(tensor) for tensor in leaves(output))
+            call.outputs = tuple([tracer.read(tensor) for tensor in leaves(output)])
             call.nodes = (call.nodes[0], len(graph.nodes))
 
     handles = [
@@ -378,15 +389,13 @@ def trace(
     An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
     """
     module = module_of(model)
-    names: dict[int, str] = {}
-    parameters: dict[int, Tensor] = {}
-    buffers: dict[int, Tensor] = {}
+    named: dict[str, nn.Module] = {}
     if module is not None:
-        modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules())
-        for name, child in modules:
-            names[id(child)] = name
-            parameters.update((id(p), p) for p in child._parameters.values() if p is not None)
-            buffers.update((id(b), b) for b in child._buffers.values() if b is not None)
+        named.update(cast("Iterator[tuple[str, nn.Module]]", module.named_modules()))
+    modules = named.values()
+    names = {id(child): name for name, child in named.items()}
+    parameters: dict[int, Tensor] = {id(p): p for child in modules for p in child._parameters.values() if p is not None}
+    buffers = {id(b): b for child in modules for b in child._buffers.values() if b is not None}
     tracer = _Tracer(parameters, buffers)
     inputs = [
         torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
@@ -396,13 +405,13 @@ def trace(
     graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
     watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
-    with torch.no_grad(), no_collection(), restored(module), evaluating(module), watching:
+    with torch.no_grad(), no_collection(), restored(modules), evaluating(module, modules), watching:
         try:
             with _Functions(tracer), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
             if watch_held:
-                graph.held = (*map(tracer.read, reachable(result)), *tracer.reached(held(module)))
+                graph.held = (*map(tracer.read, reachable(result)), *tracer.reached(held(modules)))
         except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""

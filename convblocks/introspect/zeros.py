@@ -10,7 +10,7 @@ from torch import Tensor
 from convblocks.introspect.constants import NotKnown, known, rerun
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import LARGEST
-from convblocks.introspect.operations import is_view
+from convblocks.introspect.operations import operator
 
 MAKES = frozenset({"tril", "triu", "masked_fill", "where", "constant_pad_nd", "scatter_into_view"})
 """Operations that put zeros where there were none."""
@@ -45,7 +45,7 @@ def _pattern(graph: Graph, value: int) -> Tensor | None:
 
 def _follow(graph: Graph, node: Node) -> None:
     op = node.op.rstrip("_")
-    follows = op in MAKES or op in KEEPS or is_view(node.func)
+    follows = op in MAKES or op in KEEPS or operator(node.func).view
     if not follows or math.prod(graph.shapes[node.outputs[0]]) > LARGEST:
         return
     if op not in MAKES and all(_pattern(graph, value) is None for value in node.operands):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convblocks.introspect.meta import ACTIVATIONS, SHORTCUTS, run
+from convblocks.introspect.meta import ACTIVATIONS, ARITHMETIC, SHORTCUTS, run
 
 aten = torch.ops.aten
 
@@ -25,21 +25,28 @@ LAYOUTS = {
     "expanded": tensor(1, 4, 1, 8).expand(2, 4, 6, 8),
     "half": tensor(2, 4, 6, 8, dtype=torch.float16),
     "integers": tensor(2, 4, 6, 8, dtype=torch.int64),
-    "one place": tensor(2, 4, 1, 1),
+    "one channel": tensor(2, 1, 6, 8),
+    "one number a channel": tensor(2, 4, 1, 1),
+    "one map": tensor(1, 1, 6, 8),
+    "row": tensor(8),
+    "empty": tensor(2, 0, 6, 8),
     "one dimension": tensor(4),
 }
 
 
 def describe(result: Any) -> Any:
+    """Shape, type and the strides that say where an element lies: those of dimensions longer than 1."""
     if isinstance(result, (tuple, list)):
         return [describe(item) for item in result]
-    return tuple(result.shape), result.stride(), result.dtype, result.device.type
+    filled = result.numel() > 0
+    strides = [step for step, length in zip(result.stride(), result.shape, strict=True) if length > 1 and filled]
+    return tuple(result.shape), strides, result.dtype, result.device.type
 
 
 def outcome(function: Any, *args: Any) -> Any:
     try:
         return describe(function(*args))
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, IndexError):
         return "refused"
 
 
@@ -56,12 +63,76 @@ def test_activations(name: str, layout: str) -> None:
         same(getattr(aten, f"{name}_").default, x)
 
 
-@pytest.mark.parametrize("second", LAYOUTS)
 @pytest.mark.parametrize("first", LAYOUTS)
-@pytest.mark.parametrize("func", [aten.add.Tensor, aten.mul.Tensor, aten.add_.Tensor, aten.mul_.Tensor])
-def test_sums_and_products(func: Any, first: str, second: str) -> None:
-    same(func, LAYOUTS[first].clone(), LAYOUTS[second])
-    same(func, LAYOUTS[first].clone(), 2.0)
+@pytest.mark.parametrize("end", ["", "_"])
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_sums_and_products(name: str, end: str, first: str) -> None:
+    func = getattr(aten, name + end).Tensor
+    for second in (*LAYOUTS.values(), 2.0, 2, True):
+        same(func, LAYOUTS[first].clone(), second)
+
+
+@pytest.mark.parametrize("dims", [[2, 3], [-1, -2], [1], [0, 1, 2, 3], [], None, [4], [2, 2]])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("func", [aten.mean.dim, aten.sum.dim_IntList, aten.amax.default])
+def test_reductions(func: Any, layout: str, keep: bool, dims: list[int] | None) -> None:
+    if dims is not None or func is not aten.amax.default:
+        same(func, LAYOUTS[layout], dims, keep)
+    if func is aten.amax.default:
+        same(func, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1, 4])
+@pytest.mark.parametrize("first", LAYOUTS)
+def test_concatenations(first: str, dim: int) -> None:
+    for second in LAYOUTS.values():
+        same(aten.cat.default, [LAYOUTS[first], second], dim)
+        same(aten.cat.default, [LAYOUTS[first], second, LAYOUTS[first]], dim)
+
+
+@pytest.mark.parametrize("layout", [name for name, x in LAYOUTS.items() if x.dim() > 1])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [
+        ((8, 4, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+        ((8, 4, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+        ((4, 1, 3, 2), (2, 1), (2, 0), (1, 2), 4),
+        ((8, 1, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+        ((8, 4, 9, 9), (1, 1), (0, 0), (1, 1), 1),
+        ((8, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+        ((8, 4, 3, 3), (2,), (1,), (1,), 1),
+        ((6, 2, 1, 1), (1, 1), (0, 0), (1, 1), 2),
+        ((8, 4, 3), (1,), (1,), (1,), 1),
+    ],
+)
+def test_convolutions(layout: str, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> None:
+    weight = tensor(*kernel, dtype=LAYOUTS[layout].dtype)
+    bias = tensor(kernel[0], dtype=LAYOUTS[layout].dtype)
+    for extra in (None, bias):
+        same(aten.convolution.default, LAYOUTS[layout], weight, extra, stride, padding, dilation, False, (0, 0), groups)
+    same(aten.convolution.default, LAYOUTS[layout], weight, None, stride, padding, dilation, True, (0, 0), groups)
+    if len(kernel) == 4:
+        last = weight.to(memory_format=torch.channels_last)
+        same(aten.convolution.default, LAYOUTS[layout], last, None, stride, padding, dilation, False, (0, 0), groups)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_convolutions_of_other_dimensions(count: int) -> None:
+    x, ones = tensor(2, 4, *[9] * count), (1,) * count
+    same(aten.convolution.default, x, tensor(6, 2, *[3] * count), None, ones, ones, ones, False, (0,) * count, 2)
+    x = x[:, :1]
+    same(aten.convolution.default, x, tensor(6, 1, *[3] * count), None, ones, ones, ones, False, (0,) * count, 1)
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (4, 5)), ((3, 4), (3, 5)), ((4,), (4, 5))])
+def test_products(shapes: tuple[tuple[int, ...], ...]) -> None:
+    same(aten.mm.default, *(tensor(*shape) for shape in shapes))
+    same(aten.bmm.default, *(tensor(2, *shape) for shape in shapes))
+    same(aten.mm.default, tensor(*shapes[0], dtype=torch.float64), tensor(*shapes[1]))
+    same(aten.mm.default, tensor(*shapes[0]).t(), tensor(*shapes[1]))
+    same(aten.mm.default, tensor(2, *shapes[0]), tensor(2, *shapes[1]))
+    same(aten.bmm.default, tensor(*shapes[0]), tensor(*shapes[1]))
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("integers", "one dimension")])
@@ -87,12 +158,16 @@ def test_addmm(shapes: tuple[tuple[int, ...], ...]) -> None:
 
 def test_every_shortcut_is_tested() -> None:
     unary = {getattr(aten, name + end).default for name in ACTIVATIONS for end in ("", "_")}
-    assert set(SHORTCUTS) - unary == {
-        aten.add.Tensor,
-        aten.mul.Tensor,
-        aten.add_.Tensor,
-        aten.mul_.Tensor,
+    binary = {getattr(aten, name + end).Tensor for name in ARITHMETIC for end in ("", "_")}
+    assert set(SHORTCUTS) - unary - binary == {
+        aten.convolution.default,
         aten.native_batch_norm.default,
         aten.native_layer_norm.default,
+        aten.mean.dim,
+        aten.sum.dim_IntList,
+        aten.amax.default,
+        aten.cat.default,
+        aten.mm.default,
+        aten.bmm.default,
         aten.addmm.default,
     }
