@@ -7,7 +7,7 @@ result depends on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -175,11 +175,20 @@ def _selected(
     for mask, item in zip(wanted, results, strict=True):
         if mask is None or item is None:
             continue
-        data = item.data[0]
-        if any(m > 1 and n == 1 for m, n in zip(mask.shape, data.shape, strict=True)):
-            return None
-        total = total + data[mask.expand(data.shape)].sum()
+        for data in _arrays(item, mask):
+            if any(m > 1 and n == 1 for m, n in zip(mask.shape, data.shape, strict=True)):
+                return None
+            total = total + data[mask.expand(data.shape)].sum()
     return total
+
+
+def _arrays(labels: Labels, mask: Tensor) -> Iterator[Tensor]:
+    """The arrays that a mask selects from: the parts of a concatenation where it takes all of them alike."""
+    if labels.parts is not None and mask.shape[labels.parts.dim] == 1:
+        for part in {id(part): part for part, _ in labels.parts.items}.values():
+            yield from _arrays(part, mask)
+    else:
+        yield labels.data[0]
 
 
 def _lengths(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int) -> list[int]:

@@ -7,6 +7,7 @@ an operand, which is all that a trace asks for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -102,10 +103,10 @@ def _convolution(
         if room < 0:
             return None
         out.append(room // s + 1)
-    places = (*shape[2:], *out[2:])
-    # Of one place, strides do not matter.
-    one = x.is_contiguous() and x.is_floating_point() and all(n == 1 for n in places)
-    return _empty(x, out) if one or (_plain(x) and weight.is_contiguous()) else None
+    # Of one place, strides do not matter; older versions of torch go by those of the weight too.
+    one = x.is_contiguous() and x.is_floating_point() and all(n == 1 for n in (*shape[2:], *out[2:]))
+    usual = weight.is_contiguous() and weight.stride(1) == math.prod(kernel[2:]) and weight.stride(-1) == 1
+    return _empty(x, out) if one or (usual and _plain(x)) else None
 
 
 def _batch_norm(

@@ -43,6 +43,26 @@ def test_branches_unite_as_sets() -> None:
     assert receptive_field(Cross(), (2, 16, 16)).coverage == pytest.approx(13 / 49)
 
 
+def test_a_concatenation_is_walked_part_by_part() -> None:
+    """Put together, its array would be larger than any that is made."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near = nn.Conv2d(2, 2**13, 3, padding=1)
+            self.far = nn.Conv2d(2, 2**13, 3, padding=2, dilation=2)
+            self.mix = nn.Conv2d(2**14, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mix(torch.cat((self.near(x), self.far(x)), 1).relu())
+
+    with torch.device("meta"):
+        model = Wide()
+    field = receptive_field(model, (2, 40, 40))
+    assert field.size == (5, 5)
+    assert field.coverage == pytest.approx(17 / 25)
+
+
 def test_gates_are_cut() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
