@@ -15,6 +15,8 @@ from parallel import Parallel
 from recipes import Recipe
 from torch import nn
 
+from convblocks.deploy import fuse
+
 
 @pytest.mark.parametrize("name", [*networks.NETWORKS, "efficientnet_b0", "resnet18"])
 def test_a_converted_network_is_the_plain_one_to_a_checkpoint(name: str) -> None:
@@ -35,6 +37,25 @@ def test_a_converted_network_is_the_plain_one_to_a_checkpoint(name: str) -> None
             value.mul_(0.5)
     plain.load_state_dict(state)
     torch.testing.assert_close(converted(images), plain(images))
+
+
+@pytest.mark.parametrize("name", list(networks.NETWORKS))
+def test_a_converted_network_is_folded_and_exported_as_the_plain_one(name: str) -> None:
+    torch.manual_seed(0)
+    model = training.convert_sync_batchnorm(models.build(name, 10, None)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    folded, report = fuse(model, (3, 32, 32))
+    assert report.folded == report.norms > 0
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in folded.modules())
+    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.export.export(model, (images,)).module()(images), expected)
 
 
 def identity(processes: int, sync: bool) -> dict[str, Any]:
