@@ -11,7 +11,7 @@ from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.inputs import InputSize, parse_inputs
 from convblocks.introspect.stopped import StoppedField
-from convblocks.introspect.tracing import ValueNeeded
+from convblocks.introspect.tracer import ValueNeeded
 
 
 def receptive_field(

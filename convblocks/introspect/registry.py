@@ -11,7 +11,8 @@ from torch import Tensor
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, gather, slide, union, window_taps
+from convblocks.introspect.labels import NOTHING, Labels, affordable, union
+from convblocks.introspect.sliding import compress, gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]

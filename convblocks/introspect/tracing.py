@@ -13,287 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
-from convblocks.introspect import masks, meta
-from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
-from convblocks.introspect.constants import known
-from convblocks.introspect.graph import Graph, ModuleCall, Node, collect, leaves, map_tensors, refs
-from convblocks.introspect.operations import (
-    COSTED,
-    FACTORIES,
-    RECURRENT,
-    Operator,
-    name_of,
-    operator,
-)
+from convblocks.introspect import meta
+from convblocks.introspect.aliasing import Alias
+from convblocks.introspect.graph import Graph, ModuleCall, leaves, map_tensors
+from convblocks.introspect.operations import RECURRENT
 from convblocks.introspect.state import evaluating, held, no_collection, reachable, restored
-
-
-class ValueNeeded(RuntimeError):
-    """Python asked for the value of a tensor that depends on the input."""
-
-
-class _Tracer(TorchDispatchMode):
-    def __init__(self, parameters: dict[int, Tensor], buffers: dict[int, Tensor]) -> None:
-        super().__init__()
-        self.graph = Graph()
-        self.aliases = AliasTable(self._emit, self.graph.shapes)
-        self.parameters, self.buffers = parameters, buffers
-        self.twins: dict[int, Tensor] = {}
-        # A tensor object must outlive the trace, or its id would be given to another.
-        self.alive: list[Tensor] = []
-        # The first value of a piece of memory that the trace found filled.
-        self.found: dict[Root, int] = {}
-        self.stack: list[int] = []
-
-    def new_value(self, shape: Sequence[int], dtype: torch.dtype, depends: bool) -> int:
-        graph = self.graph
-        graph.shapes.append(tuple(shape))
-        graph.dtypes.append(dtype)
-        graph.depends.append(depends)
-        return len(graph.shapes) - 1
-
-    def read(self, tensor: Tensor) -> int:
-        """The value `tensor` holds now."""
-        alias = self.aliases.get(tensor)
-        return self._find(tensor) if alias is None else self.aliases.value(alias)
-
-    def _find(self, tensor: Tensor) -> int:
-        """The value of a tensor that was there before the pass, or that came from somewhere else."""
-        value = self.new_value(tensor.shape, tensor.dtype, depends=False)
-        on_meta = tensor.is_meta
-        if id(tensor) in self.parameters:
-            self.graph.parameters[value] = tensor
-        else:
-            if id(tensor) in self.buffers:
-                self.graph.buffers[value] = tensor
-            if not on_meta and tensor.device.type == "cpu":
-                self.graph.constants[value] = tensor
-                if masks.hides(tensor):
-                    self.graph.masks.add(value)
-        alias = Alias.fresh(value, meta=on_meta)
-        self.found[alias.root] = value
-        self.bind(tensor, alias)
-        return value
-
-    def reached(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
-        """The values of those tensors that the trace has seen and that depend on the input."""
-        seen = [self.read(tensor) for tensor in tensors if self.aliases.get(tensor) is not None]
-        return tuple(value for value in seen if self.graph.depends[value])
-
-    def depends(self, tensor: Tensor) -> bool:
-        """Whether what a tensor holds now depends on the input."""
-        return self.graph.depends[self.read(tensor)]
-
-    def bind(self, tensor: Tensor, alias: Alias) -> None:
-        self.alive.append(tensor)
-        self.aliases.set(tensor, alias)
-
-    def _emit(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Sequence[tuple[int, ...]]
-    ) -> list[int]:
-        depends = any(self.graph.depends[ref.value] for ref in refs((args, kwargs)))
-        first: Ref = args[0]
-        dtype = self.graph.dtypes[first.value]
-        op = name_of(func)
-        return self._record(op, func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
-
-    def _record(
-        self, op: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]
-    ) -> list[int]:
-        graph = self.graph
-        depends = any(graph.depends[value] for value in outputs)
-        plain = op.rstrip("_")
-        hides = False
-        masked = bool(graph.masks) and any(ref.value in graph.masks for ref in refs((args, kwargs)))
-        if masked or plain in masks.MAKES:
-            masked = masks.makes_mask(plain, (*args, *kwargs.values()), masked, depends)
-            if masked and not depends:
-                graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
-            hides = depends and masked and (plain in masks.MEETS or "attention" in op)
-        node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
-        if depends or op in COSTED:
-            graph.nodes.append(node)
-        if not depends:
-            graph.made.update(dict.fromkeys(outputs, node))
-        return outputs
-
-    def _twin(self, tensor: Tensor) -> Tensor:
-        """A tensor on the meta device that stands for `tensor`."""
-        if tensor.is_meta:
-            return tensor
-        twin = self.twins.get(id(tensor))
-        if twin is None:
-            twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            self.twins[id(tensor)] = twin
-            self.alive.append(tensor)
-        return twin
-
-    def _stands_on_meta(self, tensor: Tensor) -> bool:
-        alias = self.aliases.get(tensor)
-        return tensor.is_meta or id(tensor) in self.parameters or (alias is not None and alias.root.meta)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        about = operator(func)
-        if about.composite:
-            # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
-            with self:
-                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        if about.name in ("index", "_unsafe_index"):
-            args = (args[0], self._without_masks(args[1]), *args[2:])
-        tensors: list[Tensor] = []
-        collect(args, tensors)
-        if kwargs:
-            collect(kwargs.values(), tensors)
-        if about.name == "_local_scalar_dense":
-            return self._scalar(func, tensors[0])
-        values = [self.read(tensor) for tensor in tensors]
-        numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
-        depends = any(self.graph.depends[value] for value in values) and about.name not in FACTORIES
-        writes = about.written_arguments(args, kwargs) if about.writes else []
-        on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
-        if writes and not on_meta:
-            self._save(writes)
-        result = self._run(about, args, kwargs, tensors) if on_meta else func(*args, **kwargs)
-
-        def numbered_ref(tensor: Tensor) -> Ref:
-            return numbers[id(tensor)]
-
-        node_args = map_tensors(args, numbered_ref)
-        node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()} if kwargs else {}
-        returned: object = result
-        results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
-        outputs = [t for t in results if isinstance(t, Tensor)]
-        if about.inplace_view:
-            self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
-            return result
-        into: list[Tensor | None] = []
-        if writes:
-            into, besides = about.targets(args, kwargs)
-            into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
-        numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
-        self._record(about.name, func, node_args, node_kwargs, numbered)
-        if writes:
-            self._write(into, outputs, numbered, on_meta)
-        elif tensors and about.view:
-            source = self.aliases.get(tensors[0])
-            assert source is not None
-            step = Step(func, node_args, node_kwargs, tuple(tuple(t.shape) for t in outputs), 0)
-            for position, (tensor, value) in enumerate(zip(outputs, numbered, strict=True)):
-                self.bind(tensor, source.view(step.at(position), value))
-        else:
-            for tensor, value in zip(outputs, numbered, strict=True):
-                self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
-        if not on_meta:
-            self._look_for_masks(outputs, numbered)
-        return result
-
-    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
-        if not all(tensor.is_meta for tensor in tensors):
-            args = map_tensors(args, self._twin)
-            kwargs = {key: map_tensors(item, self._twin) for key, item in kwargs.items()}
-        if kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": torch.device("meta")}
-        try:
-            return meta.run(about.func, args, kwargs)
-        except NotImplementedError as error:
-            raise ValueNeeded(f"aten.{about.name} gives no answer without the values of its operands") from error
-
-    def _look_for_masks(self, outputs: list[Tensor], numbered: list[int]) -> None:
-        """Where there are values they tell, and not where they come from."""
-        for tensor, value in zip(outputs, numbered, strict=True):
-            if tensor.device.type == "cpu" and tensor.is_floating_point():
-                self.graph.masks -= {value}
-                self.graph.masks |= {value} if masks.hides(tensor) else set()
-
-    def keep(self, func: Any, args: tuple[Any, ...], shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
-        """Record an operation that is not run, with results of the given shapes."""
-        node_args = map_tensors(args, lambda tensor: Ref(self.read(tensor)))
-        dtype = args[0].dtype
-        with _disable_current_modes():
-            outputs = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
-        numbered = [self.new_value(shape, dtype, depends=True) for shape in shapes]
-        self._record(name_of(func), func, node_args, {}, numbered)
-        for tensor, value in zip(outputs, numbered, strict=True):
-            self.bind(tensor, Alias.fresh(value, meta=True))
-        return outputs
-
-    def _save(self, written: list[Tensor]) -> None:
-        """Keep what a tensor of the network's own held before the network writes into it."""
-        for tensor in written:
-            alias = self.aliases.get(tensor)
-            value = self.found.pop(alias.root, None) if alias is not None else None
-            before = self.graph.constants.get(value) if value is not None else None
-            if value is not None and before is not None:
-                self.graph.constants[value] = before.clone()
-
-    def _write(self, into: list[Tensor | None], outputs: list[Tensor], numbered: list[int], on_meta: bool) -> None:
-        for target, tensor, value in zip(into, outputs, numbered, strict=True):
-            if target is None:
-                self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
-                continue
-            alias = self.aliases.get(target)
-            assert alias is not None
-            alias.root.meta = alias.root.meta or on_meta
-            self.aliases.write(alias, value)
-            if tensor is not target:
-                self.bind(tensor, alias)
-
-    def _restride(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Tensor, after: Tensor
-    ) -> None:
-        """An operation such as `t_` or `as_strided_` gives the same tensor another shape."""
-        alias = self.aliases.get(before)
-        assert alias is not None
-        shape = tuple(after.shape)
-        old = self.graph.shapes[alias.value]
-        if name_of(func) == "as_strided_" and shape == old and sum(length > 1 for length in shape) <= 1:
-            # One dimension at most is longer than 1: the elements stay where they are.
-            self.bind(after, alias)
-            return
-        step = Step(func, args, kwargs, (shape,), 0)
-        [value] = self._emit(func, args, kwargs, [shape])
-        moved = alias.view(step, value)
-        self.bind(before, moved)
-        self.bind(after, moved)
-
-    def _without_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Masks of known values become the lists of their places, which meta tensors can take."""
-        found: list[Tensor | None] = []
-        for item in indices:
-            mask = item
-            if mask is not None and mask.dtype in (torch.bool, torch.uint8) and mask.is_meta:
-                mask = known(self.graph, self.read(mask))
-            if mask is not None and mask.dtype in (torch.bool, torch.uint8):
-                found += mask.nonzero().unbind(1)
-            else:
-                found.append(item)
-        return found
-
-    def _scalar(self, func: Any, tensor: Tensor) -> Any:
-        value = self.read(tensor)
-        if self.graph.depends[value]:
-            raise ValueNeeded(
-                "the network asks for the value of a tensor that depends on its input (aten._local_scalar_dense)"
-            )
-        if tensor.is_meta:
-            made = known(self.graph, value)
-            if made is None:
-                raise ValueNeeded(
-                    "the network asks for the value of a tensor on the meta device (aten._local_scalar_dense)"
-                )
-            tensor = made
-        return func(tensor)
+from convblocks.introspect.tracer import Tracer
 
 
 class _Functions(TorchFunctionMode):
@@ -303,7 +36,7 @@ class _Functions(TorchFunctionMode):
     indices on the meta device.
     """
 
-    def __init__(self, tracer: _Tracer) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self.tracer = tracer
 
@@ -328,14 +61,14 @@ class _Functions(TorchFunctionMode):
             return tensor
         value = self.tracer.read(tensor)
         with _disable_current_modes():
-            twin = self.tracer._twin(tensor)
+            twin = self.tracer.twin(tensor)
         if self.tracer.aliases.get(twin) is None:
             self.tracer.bind(twin, Alias.fresh(value, meta=True))
         return twin
 
 
 @contextlib.contextmanager
-def _watch_modules(tracer: _Tracer, names: dict[int, str]) -> Generator[None, None, None]:
+def _watch_modules(tracer: Tracer, names: dict[int, str]) -> Generator[None, None, None]:
     """Note which module every operation runs in, by hooks that belong to no module."""
     thread = threading.get_ident()
     graph, stack = tracer.graph, tracer.stack
@@ -396,7 +129,7 @@ def trace(
     names = {id(child): name for name, child in named.items()}
     parameters: dict[int, Tensor] = {id(p): p for child in modules for p in child._parameters.values() if p is not None}
     buffers = {id(b): b for child in modules for b in child._buffers.values() if b is not None}
-    tracer = _Tracer(parameters, buffers)
+    tracer = Tracer(parameters, buffers)
     inputs = [
         torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
     ]

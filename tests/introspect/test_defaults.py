@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from convblocks import receptive_field, summary
-from convblocks.introspect.labels import window_taps
+from convblocks.introspect.sliding import window_taps
 
 
 def conv() -> nn.Module:

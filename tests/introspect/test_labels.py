@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convblocks.introspect.field import MAX_PERIOD, axis_field
-from convblocks.introspect.labels import Labels, gather, slide, window_taps
+from convblocks.introspect.labels import Labels
+from convblocks.introspect.sliding import gather, slide, window_taps
 
 small = st.integers(1, 5)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from convblocks.introspect.labels import gather
 from convblocks.introspect.registry import Call, NoRule, Result, rule
+from convblocks.introspect.sliding import gather
 
 
 @rule("index_select")

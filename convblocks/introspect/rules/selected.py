@@ -7,9 +7,10 @@ from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
-from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, constant_along, union
+from convblocks.introspect.labels import NOTHING, Labels, affordable, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.pointwise import pointwise
+from convblocks.introspect.sliding import compress, constant_along
 
 
 def hidden(labels: Labels | None, where: Tensor | None, ndim: int) -> Labels | None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import NOTHING, Labels, affordable, transposed_taps, union, window_taps
+from convblocks.introspect.labels import NOTHING, Labels, affordable, union
 from convblocks.introspect.registry import Call, NoRule, spread
+from convblocks.introspect.sliding import transposed_taps, window_taps
 
 MOST_KINDS = 32
 """Kernels of one convolution that read other places each."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import Labels, gather, transposed_taps, union, window_taps
+from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule, spread
 from convblocks.introspect.rules import sparse
+from convblocks.introspect.sliding import gather, transposed_taps, window_taps
 
 
 def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels: int) -> Labels:

@@ -9,10 +9,11 @@ from typing import cast
 import torch
 
 from convblocks.introspect.aliasing import Step
-from convblocks.introspect.labels import NOTHING, Labels, affordable, compress, nothing_like, regroup
+from convblocks.introspect.labels import NOTHING, Labels, affordable, nothing_like, regroup
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.parts import slice_of
+from convblocks.introspect.sliding import compress
 
 REARRANGED = frozenset(
     {"alias", "detach", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute"}

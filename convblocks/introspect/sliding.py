@@ -1,0 +1,74 @@
+"""Windows over an array of labels: the minimum over the elements that each of them reads."""
+
+# What torch leaves without types.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from convblocks.introspect.labels import NOTHING, affordable, nothing_like
+
+
+@lru_cache(maxsize=4096)
+def window_taps(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """Row i of the table lists the elements a window reads for output i; `length` stands for an element outside."""
+    taps = torch.arange(out)[:, None] * stride - padding + torch.arange(kernel)[None, :] * dilation
+    return torch.where((taps >= 0) & (taps < length), taps, length)
+
+
+@lru_cache(maxsize=1024)
+def transposed_taps(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """The same table for a transposed convolution: output i reads element (i + p - t d) / s where that is whole."""
+    reach = torch.arange(out)[:, None] + padding - torch.arange(kernel)[None, :] * dilation
+    taps = torch.div(reach, stride, rounding_mode="floor")
+    inside = (reach % stride == 0) & (taps >= 0) & (taps < length)
+    return torch.where(inside, taps, length)
+
+
+def gather(data: Tensor, dim: int, taps: Tensor) -> Tensor:
+    """Minimum over the listed elements of dimension `dim` of the tensor, for every row of the table."""
+    axis = dim + 1
+    affordable([*data.shape[1:axis], taps.numel(), *data.shape[axis + 1 :]])
+    border = data.narrow(axis, 0, 1)
+    extended = torch.cat((data, nothing_like(border)), axis)
+    picked = extended.index_select(axis, taps.flatten())
+    if taps.shape[1] == 1:
+        return picked
+    windows = cast("Tensor", picked.unflatten(axis, taps.shape))
+    return windows.amin(axis + 1)
+
+
+def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """What `gather` gives for the table of `window_taps`, by strided views: no element is looked up by its number."""
+    axis = dim + 1
+    length = data.shape[axis]
+    affordable([*data.shape[1:axis], max(out, length), *data.shape[axis + 1 :]])
+    ends = (out - 1) * stride + 1
+    beyond = ends + (kernel - 1) * dilation - padding - length
+    if padding or beyond > 0:
+        data = nn.functional.pad(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], value=NOTHING)
+    places = (slice(None),) * axis
+    taps = [data[(*places, slice(at, at + ends, stride))] for at in range(0, kernel * dilation, dilation)]
+    return reduce(torch.minimum, taps)
+
+
+def constant_along(data: Tensor, axis: int) -> bool:
+    """Whether the array does not vary along `axis`."""
+    return data.shape[axis] == 1 or bool((data == data.narrow(axis, 0, 1)).all())
+
+
+def compress(data: Tensor, dims: Sequence[int]) -> Tensor:
+    """Give dimensions of the tensor along which nothing varies the length 1."""
+    if data.is_floating_point():
+        # Labels that are all zero and stand for a mask: that they are equal says nothing.
+        return data
+    for dim in dims:
+        if data.shape[dim + 1] > 1 and constant_along(data, dim + 1):
+            data = data.narrow(dim + 1, 0, 1)
+    return data
