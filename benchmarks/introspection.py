@@ -1,10 +1,11 @@
 """Hold receptive fields to the gradient on all of timm, and time the introspection against other tools.
 
     python benchmarks/introspection.py sweep --minutes 60 --strides 8,16   # goes on where it stopped; see --help
-    python benchmarks/introspection.py speed
+    python benchmarks/introspection.py times   # of every network of timm, one call each
+    python benchmarks/introspection.py speed   # beside other tools
     python benchmarks/introspection.py table   # the times in Markdown
 
-Results go to benchmarks/results/introspection_sweep.json and introspection_speed.json.
+Results go to introspection_sweep.json, introspection_times.json and introspection_speed.json in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "introspect")]
 
 from timm_oracle import answer, build, gradient, is_convolutional, judge  # noqa: E402  # pyright: ignore[reportMissingImports]  (found by the line above)
 
-from benchmarks.introspection_speed import RESULTS, machine, speed, table  # noqa: E402  (after the path)
+from benchmarks.introspection_speed import RESULTS, machine, speed, table, times  # noqa: E402  (after the path)
 from benchmarks.record import write  # noqa: E402  (after the path)
 from convblocks.introspect.receptive_field import receptive_field  # noqa: E402  (after the path)
 from convblocks.introspect.summary import summary  # noqa: E402  (after the path)
@@ -204,7 +205,7 @@ def takes_stride(name: str, stride: int, records: dict[str, dict[str, Any]]) -> 
 def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     rows = {key: row for key, row in records.items() if row.get("convolutional") or row["status"] == "not compared"}
     code = commit()
-    # Of whatever commit and machine: `speed` is what compares times.
+    # Of whatever commit and machine: `times` and `speed` are what compares.
     measured = [row for row in records.values() if "field_seconds" in row]
     default = [row for row in measured if row.get("convolutional")]
 
@@ -235,7 +236,7 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["sweep", "speed", "table"])
+    parser.add_argument("task", choices=["sweep", "times", "speed", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
     parser.add_argument("--again", action="store_true", help="answer anew what another commit answered")
@@ -248,6 +249,8 @@ def main() -> None:
         strides = [int(part) for part in options.strides.split(",") if part]
         limits = Limits(options.minutes_each, options.gigabytes)
         sweep(options.minutes, strides, limits, again=options.again, retry=options.retry)
+    elif options.task == "times":
+        times(build)
     elif options.task == "speed":
         speed()
     else:

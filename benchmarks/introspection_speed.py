@@ -1,8 +1,9 @@
-"""How long the introspection takes beside other tools: the task `speed` of `benchmarks/introspection.py`."""
+"""How long the introspection takes, on all of timm and beside other tools: tasks of `benchmarks/introspection.py`."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -49,14 +50,24 @@ NETWORKS = (
 )
 
 
+def _answers(model: torch.nn.Module, size: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
+    """What runs on meta tensors."""
+
+    def torchinfo() -> str:
+        return str(import_module("torchinfo").summary(model, (1, *size), device="meta", verbose=0, depth=9))
+
+    return {
+        "field": lambda: repr(receptive_field(model, size)),
+        "summary": lambda: summary(model, size).text(120),
+        "torchinfo": torchinfo,
+    }
+
+
 def _calls(name: str) -> dict[str, Callable[[], Any]]:
     """One answer of every tool; those that cannot run on meta tensors get a network with weights."""
     real, size = timm.create_model(name).eval(), (3, 224, 224)
     with torch.device("meta"):
         model = timm.create_model(name).eval()
-
-    def torchinfo() -> str:
-        return str(import_module("torchinfo").summary(model, (1, *size), device="meta", verbose=0, depth=9))
 
     def torchsummary() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -74,10 +85,11 @@ def _calls(name: str) -> dict[str, Callable[[], Any]]:
         rfa = import_module("rfa_toolbox")
         return rfa.input_resolution_range(rfa.create_graph_from_pytorch_model(real))
 
+    ours = _answers(model, size)
     return {
-        "receptive_field": lambda: repr(receptive_field(model, size)),
-        "summary": lambda: summary(model, size).text(120),
-        "torchinfo": torchinfo,
+        "receptive_field": ours["field"],
+        "summary": ours["summary"],
+        "torchinfo": ours["torchinfo"],
         "torchsummary": torchsummary,
         "fvcore": fvcore,
         "torchscan": torchscan,
@@ -134,6 +146,66 @@ def speed() -> None:
         print(name, {k: v.get("seconds", v.get("error")) for k, v in records[-1].items() if k != "model"}, flush=True)
         content = {**about, "records": records}
         write(RESULTS / "introspection_speed.json", json.dumps(content, indent=1) + "\n")
+
+
+def once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Processor time of one call of each."""
+    record: dict[str, Any] = {}
+    for label, call in calls.items():
+        gc.collect()
+        start = time.process_time()
+        try:
+            call()
+        except Exception as error:
+            # torchinfo does not take every network; what fails of ours is an error of the sweep.
+            record |= {"error": f"{label}: {type(error).__name__}: {error}"[:200]}
+        else:
+            record[f"{label}_seconds"] = round(time.process_time() - start, 4)
+    return record
+
+
+def times(build: Callable[[str], torch.nn.Module]) -> None:
+    """One call of `receptive_field`, of `summary` and of torchinfo on every network of timm, one after the other."""
+    sweep: dict[str, dict[str, Any]] = json.loads((RESULTS / "introspection_sweep.json").read_text())["records"]
+    about = {"command": "python benchmarks/introspection.py times", "machine": machine() | {"threads": "1"}}
+    about |= {"cores": str(os.cpu_count()), "torchinfo": version("torchinfo")}
+    records: dict[str, dict[str, Any]] = {}
+    # What Python and torch set up at a first call is no time of the first network.
+    for name in ("resnet18", *sorted(timm.list_models())):
+        model = build(name)
+        size = tuple(cast("dict[str, Any]", model.default_cfg).get("input_size", (3, 224, 224)))
+        calls = _answers(model, size)
+        records[name] = {"convolutional": bool(sweep.get(name, {}).get("convolutional")), **once(calls)}
+        print(name, records[name], flush=True)
+        content = {**about, "totals": spread_of(records), "records": records}
+        write(RESULTS / "introspection_times.json", json.dumps(content, indent=1) + "\n")
+
+
+def spread_of(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Median, nine tenths and the slowest, and how many times as long as torchinfo `summary` took."""
+    convolutional = [row for row in records.values() if row["convolutional"]]
+    totals: dict[str, Any] = {"networks": len(records), "convolutional": len(convolutional)}
+    rows = {"receptive_field": (convolutional, "field_seconds"), "summary": (records.values(), "summary_seconds")}
+    for label, (chosen, key) in rows.items():
+        found = sorted(row[key] for row in chosen if key in row)
+        if found:
+            totals[label] = {
+                "median": round(statistics.median(found), 4),
+                "nine tenths": found[(9 * len(found)) // 10],
+                "slowest": found[-1],
+            }
+    beside = [row for row in records.values() if "summary_seconds" in row and row.get("torchinfo_seconds")]
+    ratios = sorted(row["summary_seconds"] / row["torchinfo_seconds"] for row in beside)
+    if ratios:
+        totals["summary beside torchinfo"] = {
+            "networks": len(ratios),
+            "median": round(statistics.median(ratios), 2),
+            "nine tenths": round(ratios[(9 * len(ratios)) // 10], 2),
+            "largest": round(ratios[-1], 2),
+            "over 2": sum(ratio > 2 for ratio in ratios),
+        }
+    totals["errors"] = {name: row["error"] for name, row in records.items() if "error" in row}
+    return totals
 
 
 def table(path: Path = RESULTS / "introspection_speed.json") -> str:

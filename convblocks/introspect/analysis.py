@@ -14,7 +14,7 @@ from convblocks.introspect.field import AxisField, axis_field, shows_all, units_
 from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
-from convblocks.introspect.labels import TooLarge
+from convblocks.introspect.labels import Identity, TooLarge
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
 from convblocks.introspect.tracing import trace
 
@@ -30,8 +30,8 @@ class Grown:
     labels: Propagation
     policy: Local
     agreed: int
-    fields: dict[tuple[int, int | None], AxisField | None] = field(
-        default_factory=dict[tuple[int, int | None], AxisField | None]
+    fields: dict[tuple[Identity, int | None], AxisField | None] = field(
+        default_factory=dict[tuple[Identity, int | None], AxisField | None]
     )
 
     def cut(self, count: int) -> None:
@@ -51,7 +51,7 @@ class Analysis:
         self.model, self.inputs = model, inputs
         self.native = trace(model, inputs.shapes, inputs.dtypes)
         self._fields: dict[tuple[Axis, int], tuple[AxisField, tuple[str, ...], bool]] = {}
-        self._native_fields: dict[tuple[int, int | None], AxisField | None] = {}
+        self._native_fields: dict[tuple[Identity, int | None], AxisField | None] = {}
         self._reach: dict[Axis, tuple[int, int]] = {}
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
@@ -193,7 +193,7 @@ class Analysis:
     def _seen(self, run: Grown, axis: Axis, value: int, prefer: int | None) -> AxisField | None:
         """The field of a value in one run; a convolution, its norm and its activation share their labels."""
         labels = run.labels.labels[value]
-        key = (id(labels), prefer)
+        key = labels.identity, prefer
         if key not in run.fields:
             run.fields[key] = axis_field(labels, run.length, prefer, (run.length - self.length(axis)) // 4)
         return run.fields[key]
@@ -212,7 +212,7 @@ class Analysis:
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
-        key = (id(here), self.prefer(self.native.shapes[value], axis))
+        key = here.identity, self.prefer(self.native.shapes[value], axis)
         if key not in self._native_fields:
             self._native_fields[key] = axis_field(here, length, key[1], self.reach(axis)[0] // 2)
         found = self._native_fields[key]

@@ -39,6 +39,9 @@ def affordable(lengths: Sequence[int]) -> None:
         raise TooLarge(lengths)
 
 
+Identity = tuple[int, tuple[int, ...], tuple[int, ...], bool]
+
+
 class Labels:
     """Label array of one tensor along one input axis.
 
@@ -66,6 +69,13 @@ class Labels:
                 assert self.parts is not None
                 self._data = concatenate(*self.parts)
         return self._data
+
+    @property
+    def identity(self) -> Identity:
+        """Equal for labels that show one array in one way, as those do that views and gates lead through a block."""
+        if self._data is None and self.parts is not None:
+            return id(self), (), (), self.pooled
+        return self.data.data_ptr(), tuple(self.data.shape), self.data.stride(), self.pooled
 
     @property
     def features(self) -> int:

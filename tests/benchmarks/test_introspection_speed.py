@@ -1,0 +1,92 @@
+"""Times of introspection: taken in rounds, a tool that fails is named, and totals are those of the records."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("timm")
+
+from benchmarks import introspection_speed
+from benchmarks.introspection_speed import once, spread_of, timed
+
+
+class Clock:
+    """A clock that moves only when a tool says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(introspection_speed.time, "perf_counter", clock)
+    monkeypatch.setattr(introspection_speed.time, "process_time", clock)
+    return clock
+
+
+def test_every_round_calls_every_tool_and_the_first_does_not_count(clock: Clock) -> None:
+    called: list[str] = []
+    durations = {"ours": iter([9.0, 1.0, 2.0, 6.0]), "other": iter([4.0, 3.0, 3.0, 3.0])}
+
+    def tool(name: str) -> None:
+        called.append(name)
+        clock.now += next(durations[name])
+
+    found = timed({name: lambda name=name: tool(name) for name in durations}, rounds=3)
+    assert called == ["ours", "other"] * 4
+    assert found["ours"] == {"seconds": 2.0, "spread": 5.0, "calls": 3}
+    assert found["other"] == {"seconds": 3.0, "spread": 0.0, "calls": 3}
+
+
+def test_a_slow_tool_is_called_once_and_one_that_fails_is_named(clock: Clock) -> None:
+    count = {"slow": 0, "broken": 0}
+
+    def slow() -> None:
+        count["slow"] += 1
+        clock.now += 60
+
+    def broken() -> None:
+        count["broken"] += 1
+        raise AttributeError("no size")
+
+    found = timed({"slow": slow, "broken": broken}, rounds=3)
+    assert count == {"slow": 1, "broken": 1}
+    assert found == {
+        "slow": {"seconds": 60.0, "spread": 0.0, "calls": 1},
+        "broken": {"error": "AttributeError: no size"},
+    }
+
+
+def test_one_call_of_each_and_the_rest_goes_on_where_one_fails(clock: Clock) -> None:
+    def broken() -> None:
+        raise ValueError("no")
+
+    def works() -> None:
+        clock.now += 0.25
+
+    assert once({"field": broken, "summary": works}) == {"error": "field: ValueError: no", "summary_seconds": 0.25}
+
+
+def test_totals_are_those_of_the_records() -> None:
+    records = {
+        "a": {"convolutional": True, "field_seconds": 0.1, "summary_seconds": 0.2, "torchinfo_seconds": 0.2},
+        "b": {"convolutional": True, "field_seconds": 0.3, "summary_seconds": 0.5, "torchinfo_seconds": 0.2},
+        "c": {"convolutional": False, "field_seconds": 9.0, "summary_seconds": 4.0, "error": "torchinfo: KeyError: x"},
+    }
+    totals = spread_of(records)
+    assert totals["networks"] == 3
+    assert totals["convolutional"] == 2
+    assert totals["receptive_field"] == {"median": 0.2, "nine tenths": 0.3, "slowest": 0.3}
+    assert totals["summary"]["slowest"] == 4.0
+    assert totals["summary beside torchinfo"] == {
+        "networks": 2,
+        "median": 1.75,
+        "nine tenths": 2.5,
+        "largest": 2.5,
+        "over 2": 1,
+    }
+    assert totals["errors"] == {"c": "torchinfo: KeyError: x"}
