@@ -165,17 +165,21 @@ def once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 def times(build: Callable[[str], torch.nn.Module]) -> None:
-    """One call of `receptive_field`, of `summary` and of torchinfo on every network of timm, one after the other."""
+    """One call of `summary` and of torchinfo on every network of timm, of `receptive_field` on convolutional ones."""
     sweep: dict[str, dict[str, Any]] = json.loads((RESULTS / "introspection_sweep.json").read_text())["records"]
     about = {"command": "python benchmarks/introspection.py times", "machine": machine() | {"threads": "1"}}
     about |= {"cores": str(os.cpu_count()), "torchinfo": version("torchinfo")}
     records: dict[str, dict[str, Any]] = {}
     # What Python and torch set up at a first call is no time of the first network.
-    for name in ("resnet18", *sorted(timm.list_models())):
+    others = [name for name in timm.list_models() if not sweep.get(name, {}).get("convolutional")]
+    convolutional = sorted(set(timm.list_models()) - set(others))
+    for name in ("resnet18", *convolutional, *sorted(others)):
         model = build(name)
         size = tuple(cast("dict[str, Any]", model.default_cfg).get("input_size", (3, 224, 224)))
         calls = _answers(model, size)
-        records[name] = {"convolutional": bool(sweep.get(name, {}).get("convolutional")), **once(calls)}
+        if name in others:
+            del calls["field"]
+        records[name] = {"convolutional": name not in others, **once(calls)}
         print(name, records[name], flush=True)
         content = {**about, "totals": spread_of(records), "records": records}
         write(RESULTS / "introspection_times.json", json.dumps(content, indent=1) + "\n")

@@ -26,6 +26,9 @@ def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
+SINGLE = (torch.float32, torch.float64)
+"""Types of which statistics are of the same type; those of shorter ones are in single precision."""
+
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -38,7 +41,15 @@ def _plain(x: Tensor) -> bool:
 def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
     if not x.is_floating_point():
         return None
-    return _empty(x, x.shape) if x.is_contiguous() else torch.empty_like(x)
+    if x.is_contiguous():
+        return _empty(x, x.shape)
+    if _channels_last(x):
+        return torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=torch.channels_last)
+    return torch.empty_like(x)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _itself(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
@@ -50,14 +61,15 @@ def _alike(x: Tensor, y: Tensor) -> bool:
 
 
 def _within(small: Tensor, full: Tensor) -> bool:
-    """Whether `small` is broadcast to the shape of `full`, and both are of one type and contiguous."""
+    """Whether `small` is broadcast to `full`, both are of one type, and the strides are those of `full`."""
+    vector = sum(n > 1 for n in small.shape) <= 1
     return (
         small.dtype == full.dtype
         and full.is_floating_point()
-        and full.is_contiguous()
         and small.is_contiguous()
-        and small.dim() == full.dim()
-        and all(n == m or n == 1 for n, m in zip(small.shape, full.shape, strict=True))
+        and (full.is_contiguous() or (vector and _channels_last(full)))
+        and small.dim() <= full.dim()
+        and all(n in (1, m) for n, m in zip(reversed(small.shape), reversed(full.shape), strict=False))
     )
 
 
@@ -110,21 +122,36 @@ def _convolution(
 
 
 def _batch_norm(
-    x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, training: bool, *_: Any
+    x: Tensor, weight: Any, bias: Any, mean: Tensor | None, variance: Tensor | None, training: bool, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
+    # With statistics of its own it is how networks standardise their weights; torch takes milliseconds for it.
+    given = mean is not None and variance is not None
     fits = x.dim() > 1 and all(item is None or item.shape == x.shape[1:2] for item in (weight, bias, mean, variance))
-    out = _like(x) if fits and not training else None
+    out = _like(x) if fits and training is not given and (given or x.dtype in SINGLE) else None
     if out is None:
         return None
-    statistics = _empty(mean, mean.shape)
+    statistics = _empty(x if mean is None else mean, x.shape[1:2])
     return out, statistics, statistics
+
+
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, count: int, channels: int, places: int, groups: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    fits = all(item is None or item.shape == x.shape[1:2] for item in (weight, bias))
+    if not fits or x.dtype not in SINGLE or not _plain(x) or x.numel() == 0 or groups < 1 or channels % groups:
+        return None
+    if x.shape[:2] != (count, channels) or x.numel() != count * channels * places:
+        return None
+    statistics = _empty(x, (count, groups))
+    return _empty(x, x.shape), statistics, statistics
 
 
 def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     count = len(shape)
     if not x.is_floating_point() or tuple(x.shape[-count:]) != tuple(shape):
         return None
-    statistics = x.new_empty((*x.shape[:-count], *[1] * count), dtype=torch.promote_types(x.dtype, torch.float32))
+    kind = torch.promote_types(x.dtype, torch.float32)
+    statistics = torch.empty((*x.shape[:-count], *[1] * count), dtype=kind, device="meta")
     return _empty(x, x.shape), statistics, statistics
 
 
@@ -194,6 +221,7 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten.mean.dim: _reduced,
     aten.sum.dim_IntList: _reduced,
     aten.amax.default: _reduced,

@@ -46,7 +46,7 @@ def describe(result: Any) -> Any:
 def outcome(function: Any, *args: Any) -> Any:
     try:
         return describe(function(*args))
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, AssertionError):
         return "refused"
 
 
@@ -143,6 +143,23 @@ def test_batch_norm(layout: str, training: bool) -> None:
     same(aten.native_batch_norm.default, LAYOUTS[layout], None, None, four, four, training, 0.1, 1e-5)
 
 
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("integers", "row", "one dimension")])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_by_its_own_statistics(layout: str, training: bool) -> None:
+    x = LAYOUTS[layout]
+    for weight in (None, tensor(x.shape[1])):
+        same(aten.native_batch_norm.default, x, weight, weight, None, None, training, 0.0, 1e-5)
+
+
+@pytest.mark.parametrize("layout", [name for name, x in LAYOUTS.items() if x.dim() > 1])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_norm(layout: str, groups: int) -> None:
+    x = LAYOUTS[layout]
+    count, channels = x.shape[:2]
+    for weight in (None, tensor(4), tensor(5)):
+        same(aten.native_group_norm.default, x, weight, weight, count, channels, 48, groups, 1e-5)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(8,), (6, 8), (5,)])
 def test_layer_norm(layout: str, shape: tuple[int, ...]) -> None:
@@ -163,6 +180,7 @@ def test_every_shortcut_is_tested() -> None:
         aten.convolution.default,
         aten.native_batch_norm.default,
         aten.native_layer_norm.default,
+        aten.native_group_norm.default,
         aten.mean.dim,
         aten.sum.dim_IntList,
         aten.amax.default,
