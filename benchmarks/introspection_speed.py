@@ -151,8 +151,8 @@ def speed() -> None:
 def once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     """Processor time of one call of each."""
     record: dict[str, Any] = {}
+    gc.collect()
     for label, call in calls.items():
-        gc.collect()
         start = time.process_time()
         try:
             call()
@@ -165,15 +165,20 @@ def once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 def times(build: Callable[[str], torch.nn.Module]) -> None:
-    """One call of `summary` and of torchinfo on every network of timm, of `receptive_field` on convolutional ones."""
+    """One call of `summary` and of torchinfo on every network of timm, of `receptive_field` on convolutional ones.
+
+    Networks that the file holds are left out: it goes on where it stopped, and a file that is gone is made anew.
+    """
+    path = RESULTS / "introspection_times.json"
     sweep: dict[str, dict[str, Any]] = json.loads((RESULTS / "introspection_sweep.json").read_text())["records"]
     about = {"command": "python benchmarks/introspection.py times", "machine": machine() | {"threads": "1"}}
     about |= {"cores": str(os.cpu_count()), "torchinfo": version("torchinfo")}
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = json.loads(path.read_text())["records"] if path.exists() else {}
     # What Python and torch set up at a first call is no time of the first network.
+    once(_answers(build("resnet18"), (3, 224, 224)))
     others = [name for name in timm.list_models() if not sweep.get(name, {}).get("convolutional")]
     convolutional = sorted(set(timm.list_models()) - set(others))
-    for name in ("resnet18", *convolutional, *sorted(others)):
+    for name in [name for name in (*convolutional, *sorted(others)) if name not in records]:
         model = build(name)
         size = tuple(cast("dict[str, Any]", model.default_cfg).get("input_size", (3, 224, 224)))
         calls = _answers(model, size)
@@ -182,7 +187,7 @@ def times(build: Callable[[str], torch.nn.Module]) -> None:
         records[name] = {"convolutional": name not in others, **once(calls)}
         print(name, records[name], flush=True)
         content = {**about, "totals": spread_of(records), "records": records}
-        write(RESULTS / "introspection_times.json", json.dumps(content, indent=1) + "\n")
+        write(path, json.dumps(content, indent=1) + "\n")
 
 
 def spread_of(records: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -188,8 +188,9 @@ def _product(rank: int, left: Tensor, right: Tensor) -> Tensor | None:
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor | None:
-    fits = left.shape[1] == right.shape[0] and tuple(bias.shape) == (right.shape[1],)
-    if not fits or not bias.dtype == left.dtype == right.dtype:
+    if not left.dim() == right.dim() == 2 or left.shape[1] != right.shape[0]:
+        return None
+    if tuple(bias.shape) != (right.shape[1],) or not bias.dtype == left.dtype == right.dtype:
         return None
     return _empty(left, (left.shape[0], right.shape[1]))
 

@@ -167,7 +167,9 @@ def test_layer_norm(layout: str, shape: tuple[int, ...]) -> None:
     same(aten.native_layer_norm.default, LAYOUTS[layout], shape, weight, weight, 1e-5)
 
 
-@pytest.mark.parametrize("shapes", [((5,), (3, 4), (4, 5)), ((5,), (3, 4), (3, 5)), ((1,), (3, 4), (4, 5))])
+@pytest.mark.parametrize(
+    "shapes", [((5,), (3, 4), (4, 5)), ((5,), (3, 4), (3, 5)), ((1,), (3, 4), (4, 5)), ((5,), (4,), (4, 5))]
+)
 def test_addmm(shapes: tuple[tuple[int, ...], ...]) -> None:
     same(aten.addmm.default, *(tensor(*shape) for shape in shapes))
     same(aten.addmm.default, tensor(*shapes[0], dtype=torch.float64), *(tensor(*shape) for shape in shapes[1:]))
