@@ -171,8 +171,11 @@ def times(build: Callable[[str], torch.nn.Module]) -> None:
     """
     path = RESULTS / "introspection_times.json"
     sweep: dict[str, dict[str, Any]] = json.loads((RESULTS / "introspection_sweep.json").read_text())["records"]
-    about = {"command": "python benchmarks/introspection.py times", "machine": machine() | {"threads": "1"}}
-    about |= {"cores": str(os.cpu_count()), "torchinfo": version("torchinfo")}
+    about = {
+        "command": "python benchmarks/introspection.py times",
+        "machine": machine() | {"threads": "1", "cores": str(os.cpu_count())},
+        "tools": {"torchinfo": version("torchinfo")},
+    }
     records: dict[str, dict[str, Any]] = json.loads(path.read_text())["records"] if path.exists() else {}
     # What Python and torch set up at a first call is no time of the first network.
     once(_answers(build("resnet18"), (3, 224, 224)))

@@ -40,6 +40,7 @@ def affordable(lengths: Sequence[int]) -> None:
 
 
 Identity = tuple[int, tuple[int, ...], tuple[int, ...], bool]
+"""What tells arrays of labels apart: memory, shape, strides, and whether they are pooled."""
 
 
 class Labels:
