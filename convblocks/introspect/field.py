@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import Labels, hull_of_parts
+from convblocks.introspect.labels import NOTHING, Joined, Labels, hull_of_parts
 
 MAX_PERIOD = 64
 
@@ -32,30 +32,48 @@ class AxisField:
 def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor, int | None]:
     """Intervals lo and hi of the units along the dimension of the tensor that runs along the axis, and that dimension.
 
-    Where labels vary along several dimensions it is `prefer` if that is one of them, else the one they vary most
-    along; over the others (channels of different fields) the hull is taken.
+    Where labels vary along several dimensions it is the one that they travel along: `prefer` if none travels twice as
+    far. Over the others (channels of different fields) the hull is taken.
     """
-    if labels.parts is not None and prefer is not None and labels.parts.dim != prefer and labels.length(prefer) > 1:
-        data = hull_of_parts(labels.parts)
-    else:
-        data = labels.data
+    parts = labels.parts
+    data = labels.data if parts is None or _joins_places(labels, parts, prefer) else hull_of_parts(parts)
     varying = [dim for dim, length in enumerate(data.shape[1:]) if length > 1]
     if not varying:
         flat = data.reshape(2, 1)
         return flat[0], -flat[1], None
     dim = varying[0]
     if len(varying) > 1:
-        dim = prefer if prefer in varying else max(varying, key=lambda d: _travel(data, d))
+        travel = {dim: _travel(data, dim) for dim in varying}
+        dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
         data = data.amin([d + 1 for d in varying if d != dim], keepdim=True)
     flat = data.reshape(2, -1)
     return flat[0], -flat[1], dim
+
+
+def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
+    """Whether it is places along the axis that a concatenation has put one after the other, and not channels.
+
+    Merged along its dimension, places no longer travel along the input.
+    """
+    if prefer is not None and parts.dim != prefer and labels.length(prefer) > 1:
+        return False
+    hull = hull_of_parts(parts)
+    travel = max((_travel(hull, dim) for dim, length in enumerate(hull.shape[1:]) if length > 1), default=0)
+    firsts = torch.cat([item.data[0].flatten() for item in {id(item): item for item, _ in parts.items}.values()])
+    firsts = firsts[firsts < NOTHING]
+    return len(firsts) > 0 and 2 * travel < int(firsts.max() - firsts.min())
 
 
 def _travel(data: Tensor, dim: int) -> int:
     """How far the intervals move along a dimension, its ends left out, between which padding may have wrapped."""
     lo = data[0].movedim(dim, 0)
     first, last = len(lo) // 8, len(lo) - 1 - len(lo) // 8
-    return int((lo[last] - lo[first]).abs().max())
+    moved = (lo[last] - lo[first]).abs()
+    found = int(moved.max())
+    if found < NOTHING // 2:
+        return found
+    # One of the two depends on nothing.
+    return int(moved[moved < NOTHING // 2].max()) if bool((moved < NOTHING // 2).any()) else 0
 
 
 def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: int) -> AxisField | None:
@@ -121,7 +139,9 @@ def shows_all(labels: Labels, length: int) -> bool:
     """
     if labels.parts is not None:
         return any(shows_all(part, length) for part, _ in labels.parts.items)
-    data = labels.origin.data if labels.origin is not None else labels.data
+    if labels.origin is not None:
+        return shows_all(labels.origin.source, length)
+    data = labels.data
     varying = [n for n in data.shape[1:] if n > 1]
     if len(varying) > 1 and len(set(varying)) == 1:
         # The scores of an attention: place against place.

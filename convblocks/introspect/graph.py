@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -107,17 +107,6 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     if kind is tuple:
         return tuple([item if type(item) in PLAIN else map_tensors(item, function) for item in tree])
     return tree
-
-
-def collect(tree: Iterable[Any], found: list[Tensor]) -> None:
-    """Append the tensors among the arguments of an operation to `found`."""
-    for item in tree:
-        if isinstance(item, Tensor):
-            found.append(item)
-        elif type(item) in PLAIN:
-            continue
-        elif isinstance(item, (list, tuple)) and item and type(cast("Sequence[Any]", item)[0]) is not int:
-            collect(cast("Sequence[Any]", item), found)
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:

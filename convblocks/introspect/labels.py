@@ -65,7 +65,8 @@ class Labels:
         """The array, put together if it was not."""
         if self._data is None:
             if self.origin is not None:
-                self._data = regroup(*self.origin)
+                source, old, new = self.origin
+                self._data = regroup(source.data, old, new)
             else:
                 assert self.parts is not None
                 self._data = concatenate(*self.parts)
@@ -92,7 +93,7 @@ class Labels:
         if self._data is not None:
             return self._data
         if self.origin is not None:
-            return self.origin.data
+            return self.origin.source._any()
         assert self.parts is not None
         return self.parts.items[0][0]._any()
 
@@ -117,7 +118,8 @@ class Labels:
         if self._data is not None:
             return list(self._data.shape[1:])
         if self.origin is not None:
-            return regrouped_lengths(*self.origin)[1]
+            source, old, new = self.origin
+            return regrouped_lengths(source.lengths, old, new)[1]
         assert self.parts is not None
         lengths = [max(column) for column in zip(*(item.lengths for item, _ in self.parts.items), strict=True)]
         lengths[self.parts.dim] = sum(length for _, length in self.parts.items)
@@ -140,17 +142,15 @@ class Labels:
         """As a tensor of shape `old` becomes one of shape `new`."""
         # Where a dimension that does not vary has been cut since, the shape before the view says nothing any more.
         if self.origin is not None and tuple(self.origin.new) == tuple(old):
-            data, before, _ = self.origin
-            return (
-                Labels(data, self.pooled) if tuple(before) == tuple(new) else self._reshape(Reshaped(data, before, new))
-            )
-        return self._reshape(Reshaped(self.data, old, new))
+            source, before, _ = self.origin
+            return source if tuple(before) == tuple(new) else source._reshape(before, new)
+        return self._reshape(old, new)
 
-    def _reshape(self, origin: Reshaped) -> Labels:
-        expanded, shaped = regrouped_lengths(*origin)
-        if expanded == list(origin.data.shape[1:]) and len(expanded) == len(shaped):
-            return Labels(regroup(*origin), self.pooled)
-        return Labels(None, self.pooled, origin)
+    def _reshape(self, old: Sequence[int], new: Sequence[int]) -> Labels:
+        expanded, shaped = regrouped_lengths(self.lengths, old, new)
+        if self.parts is None and expanded == self.lengths and len(expanded) == len(shaped):
+            return Labels(regroup(self.data, old, new), self.pooled)
+        return Labels(None, self.pooled, Reshaped(self, old, new))
 
     def with_ndim(self, ndim: int) -> Labels:
         """Broadcast to a tensor with more dimensions, as PyTorch does: new ones in front."""
@@ -206,19 +206,19 @@ def hull_of_parts(parts: Joined) -> Tensor:
 
 
 class Reshaped(NamedTuple):
-    """An array of labels, the shape of the tensor it belongs to, and the shape that a view has given the tensor."""
+    """Labels, the shape of the tensor they belong to, and the shape that a view has given the tensor."""
 
-    data: Tensor
+    source: Labels
     old: Sequence[int]
     new: Sequence[int]
 
 
-def regrouped_lengths(data: Tensor, old: Sequence[int], new: Sequence[int]) -> tuple[list[int], list[int]]:
-    """What to expand the array to before a reshape, and what to reshape it to; groups that do not vary stay short."""
+def regrouped_lengths(lengths: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What to expand an array to before a reshape, and what to reshape it to; groups that do not vary stay short."""
     expanded: list[int] = []
     shaped: list[int] = []
     for before, after in factors(tuple(old), tuple(new)):
-        varies = any(data.shape[dim + 1] > 1 for dim in before)
+        varies = any(lengths[dim] > 1 for dim in before)
         expanded += [old[dim] if varies else 1 for dim in before]
         shaped += [new[dim] if varies else 1 for dim in after]
     return expanded, shaped
@@ -228,7 +228,7 @@ def regroup(data: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """Reshape labels as a tensor of shape `old` becomes one of shape `new`."""
     if 0 in old:
         return data.new_full((data.shape[0], *[1] * len(new)), NOTHING)
-    expanded, shaped = regrouped_lengths(data, old, new)
+    expanded, shaped = regrouped_lengths(data.shape[1:], old, new)
     affordable(shaped)
     return data.expand(data.shape[0], *expanded).reshape(data.shape[0], *shaped)
 

@@ -15,6 +15,9 @@ from torch import Tensor
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 """Layers that torch takes apart into operations for every step; a trace keeps each as one."""
 
+STEPS = frozenset({"unsafe_split", "unsafe_split_with_sizes"})
+"""Operations of a step of such a layer, and of little else."""
+
 COSTED = frozenset(
     {"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear"}
     | {

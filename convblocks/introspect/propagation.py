@@ -212,8 +212,10 @@ def _leaves(labels: Labels) -> Iterator[Tensor]:
     if labels.parts is not None:
         for part, _ in labels.parts.items:
             yield from _leaves(part)
+    elif labels.origin is not None:
+        yield from _leaves(labels.origin.source)
     else:
-        yield labels.origin.data if labels.origin is not None else labels.data
+        yield labels.data
 
 
 def _hull(known: Sequence[Labels], ndim: int) -> Labels:

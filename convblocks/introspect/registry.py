@@ -11,7 +11,7 @@ from torch import Tensor
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import NOTHING, Labels, affordable, union
+from convblocks.introspect.labels import NOTHING, Labels, affordable, hull_of_parts, union
 from convblocks.introspect.sliding import compress, gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
@@ -135,7 +135,9 @@ class Call:
         varying = [dim % labels.ndim for dim in dims if labels.length(dim % labels.ndim) > 1]
         if not varying:
             return labels
-        after = labels.map(lambda data: data.amin([dim + 1 for dim in varying], keepdim=True))
+        # A concatenation is merged without being put together.
+        array = labels if labels.parts is None else Labels(hull_of_parts(labels.parts), labels.pooled)
+        after = array.map(lambda data: data.amin([dim + 1 for dim in varying], keepdim=True))
         return self.policy.gathered(self, labels, after, varying)
 
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from convblocks.introspect import masks, meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
 from convblocks.introspect.constants import known
-from convblocks.introspect.graph import Graph, Node, collect, map_tensors, refs
-from convblocks.introspect.operations import COSTED, FACTORIES, Operator, name_of, operator
+from convblocks.introspect.graph import PLAIN, Graph, Node, map_tensors, refs
+from convblocks.introspect.operations import COSTED, FACTORIES, STEPS, Operator, name_of, operator
 
 
 class ValueNeeded(RuntimeError):
@@ -42,6 +42,8 @@ class Tracer(TorchDispatchMode):
         # The first value of a piece of memory that the trace found filled.
         self.found: dict[Root, int] = {}
         self.stack: list[int] = []
+        # Whether the pass came by what only `FunctionMode` sees whole.
+        self.missed = False
 
     def new_value(self, shape: Sequence[int], dtype: torch.dtype, depends: bool) -> int:
         """The number of a tensor that the graph has not held yet."""
@@ -143,26 +145,23 @@ class Tracer(TorchDispatchMode):
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if about.name in ("index", "_unsafe_index"):
             args = (args[0], self._without_masks(args[1]), *args[2:])
+        if about.name in STEPS or (about.name == "_to_copy" and torch.is_autocast_enabled("cpu")):
+            self.missed = True
         tensors: list[Tensor] = []
-        collect(args, tensors)
-        if kwargs:
-            collect(kwargs.values(), tensors)
+        values: list[int] = []
+        node_args = tuple(self._numbered(args, tensors, values))
+        node_kwargs = dict(zip(kwargs, self._numbered(kwargs.values(), tensors, values), strict=True)) if kwargs else {}
         if about.name == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
-        values = [self.read(tensor) for tensor in tensors]
-        numbers = {id(tensor): Ref(value) for tensor, value in zip(tensors, values, strict=True)}
-        depends = any(self.graph.depends[value] for value in values) and about.name not in FACTORIES
+        known = self.graph.depends
+        depends = any([known[value] for value in values]) and about.name not in FACTORIES
         writes = about.written_arguments(args, kwargs) if about.writes else []
-        on_meta = any(self._stands_on_meta(t) for t in tensors) or any(id(t) in self.buffers for t in writes)
+        all_meta = all([tensor.is_meta for tensor in tensors])
+        on_meta = (all_meta and bool(tensors)) or any(map(self._stands_on_meta, tensors))
+        on_meta = on_meta or any(id(tensor) in self.buffers for tensor in writes)
         if writes and not on_meta:
             self._save(writes)
-        result = self._run(about, args, kwargs, tensors) if on_meta else func(*args, **kwargs)
-
-        def numbered_ref(tensor: Tensor) -> Ref:
-            return numbers[id(tensor)]
-
-        node_args = map_tensors(args, numbered_ref)
-        node_kwargs = {key: map_tensors(item, numbered_ref) for key, item in kwargs.items()} if kwargs else {}
+        result = self._run(about, args, kwargs, all_meta) if on_meta else func(*args, **kwargs)
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]
@@ -190,8 +189,27 @@ class Tracer(TorchDispatchMode):
             self._look_for_masks(outputs, numbered)
         return result
 
-    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
-        if not all(tensor.is_meta for tensor in tensors):
+    def _numbered(self, tree: Iterable[Any], tensors: list[Tensor], values: list[int]) -> list[Any]:
+        """Arguments with what a tensor holds now in its place; the tensors and their values are appended."""
+        found: list[Any] = []
+        for item in tree:
+            kind = type(item)
+            if kind in PLAIN:
+                found.append(item)
+            elif isinstance(item, Tensor):
+                value = self.read(item)
+                tensors.append(item)
+                values.append(value)
+                found.append(Ref(value))
+            elif (kind is list or kind is tuple) and item and type(item[0]) is not int:
+                # The other lists are strides and paddings: ATen does not mix those with tensors.
+                found.append(kind(self._numbered(item, tensors, values)))
+            else:
+                found.append(item)
+        return found
+
+    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], all_meta: bool) -> Any:
+        if not all_meta:
             args = map_tensors(args, self.twin)
             kwargs = {key: map_tensors(item, self.twin) for key, item in kwargs.items()}
         if kwargs.get("device") is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -33,7 +33,7 @@ class _Functions(TorchFunctionMode):
     """Keeps `nn.LSTM` and its like as one operation, of which torch makes a dozen for every step of the sequence.
 
     They compare devices before any operation is dispatched, as `take_along_dim` does: they are shown parameters and
-    indices on the meta device.
+    indices on the meta device. Every function of torch takes longer under such a mode.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -126,21 +126,44 @@ def trace(
     if module is not None:
         named.update(cast("Iterator[tuple[str, nn.Module]]", module.named_modules()))
     modules = named.values()
-    names = {id(child): name for name, child in named.items()}
+    names = {id(child): name for name, child in named.items()} if watch_modules else None
+
+    def run(functions: bool) -> tuple[Graph, bool]:
+        with torch.no_grad(), no_collection(), restored(modules), evaluating(module, modules):
+            return _pass(model, modules, names, shapes, dtypes, functions=functions, watch_held=watch_held)
+
+    if not any(isinstance(child, nn.RNNBase) for child in modules):
+        graph, missed = run(functions=False)
+        if not missed and graph.error is None:
+            return graph
+    return run(functions=True)[0]
+
+
+def _pass(
+    model: Callable[..., Any],
+    modules: Collection[nn.Module],
+    names: dict[int, str] | None,
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[torch.dtype],
+    *,
+    functions: bool,
+    watch_held: bool,
+) -> tuple[Graph, bool]:
+    """The graph, and whether it came by something that is one operation only if `functions` are watched."""
     parameters: dict[int, Tensor] = {id(p): p for child in modules for p in child._parameters.values() if p is not None}
     buffers = {id(b): b for child in modules for b in child._buffers.values() if b is not None}
     tracer = Tracer(parameters, buffers)
+    graph = tracer.graph
     inputs = [
         torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
     ]
     for tensor in inputs:
         tracer.bind(tensor, Alias.fresh(tracer.new_value(tensor.shape, tensor.dtype, depends=True), meta=True))
-    graph = tracer.graph
     graph.inputs = tuple(tracer.read(tensor) for tensor in inputs)
-    watching = _watch_modules(tracer, names) if watch_modules else contextlib.nullcontext()
-    with torch.no_grad(), no_collection(), restored(modules), evaluating(module, modules), watching:
+    watching = contextlib.nullcontext() if names is None else _watch_modules(tracer, names)
+    with watching:
         try:
-            with _Functions(tracer), tracer:
+            with _Functions(tracer) if functions else contextlib.nullcontext(), tracer:
                 result = model(*inputs)
             graph.outputs = tuple(tracer.read(tensor) for tensor in leaves(result))
             if watch_held:
@@ -148,4 +171,4 @@ def trace(
         except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
-    return graph
+    return graph, tracer.missed

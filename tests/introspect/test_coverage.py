@@ -85,7 +85,9 @@ def test_gates_are_cut() -> None:
 @given(INVARIANT_NETWORKS)
 def test_masks_equal_the_gradient(network: Network) -> None:
     field = receptive_field(lambda x: network(x) * 1, (4, 24, 24), dtype=torch.float64)
-    assume(not field.unknown and all(size and size <= 40 for size in field.size))
+    # Branches that are cut to one size drift apart: those units see the more, the farther they are from the middle.
+    assume(not field.unknown and None not in field.local.period)
+    assume(all(size and size <= 40 for size in field.size))
     pixels = reached_pixels(field._analysis, field._value, 0)
     assert pixels is not None
     y, mask = reached(network, (1, 4, 72, 72))

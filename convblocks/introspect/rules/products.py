@@ -20,17 +20,17 @@ def product(call: Call, matrices: tuple[Ref, Ref]) -> Labels | None:
     if left is not None and right is None and left.origin is not None:
         merged = tuple(left.origin.new) == call.shape_of(matrices[0])
         if merged and left.origin.old[-1] == left.origin.new[-1]:
-            return _channel_last(call, left, left.origin)
+            return _channel_last(call, left.origin)
     rows = left and call.reduce(left, [left.ndim - 1])
     columns = right and call.reduce(right, [right.ndim - 2])
     return union((rows, columns), len(call.out_shape()))
 
 
-def _channel_last(call: Call, left: Labels, origin: Reshaped) -> Labels:
+def _channel_last(call: Call, origin: Reshaped) -> Labels:
     """A linear layer on a map that a view has flattened: the rows need not be told apart."""
-    rows = call.reduce(Labels(origin.data, left.pooled), [len(origin.old) - 1])
+    rows = call.reduce(origin.source, [len(origin.old) - 1])
     out = call.out_shape()
-    return Labels(rows.data, rows.pooled).reshaped((*origin.old[:-1], out[-1]), out)
+    return rows.reshaped((*origin.old[:-1], out[-1]), out)
 
 
 @rule("mm", "bmm")
