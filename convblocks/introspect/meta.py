@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ def _plain(x: Tensor) -> bool:
     """Whether strides are those of a contiguous tensor alone: of one that has one channel, torch may go either way."""
     wide = FORMATS.get(x.dim())
     return x.is_floating_point() and x.is_contiguous() and (wide is None or not x.is_contiguous(memory_format=wide))
+
+
+def _channels_first(x: Tensor) -> bool:
+    """Whether strides are not those of any tensor with its channels last; one of these makes a concatenation such."""
+    return x.dim() not in FORMATS or x.stride(-1) < x.stride(1) * x.shape[1]
 
 
 def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
@@ -87,6 +92,18 @@ def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     return x if _alike(x, y) or _within(y, x) else None
 
 
+@cache
+def _convolution_keeps_format() -> bool:
+    """Whether this version of torch gives the result the format of an operand; later ones are contiguous on meta."""
+    plain = torch.empty(2, 4, 3, 3, device="meta")
+    last = plain.to(memory_format=torch.channels_last)
+    ones = [1, 1]
+    results = [
+        aten.convolution(x, w, None, ones, ones, ones, False, [0, 0], 1) for x, w in ((last, plain), (plain, last))
+    ]
+    return not all(result.is_contiguous() for result in results)
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
@@ -115,6 +132,8 @@ def _convolution(
         if room < 0:
             return None
         out.append(room // s + 1)
+    if x.is_floating_point() and not _convolution_keeps_format():
+        return _empty(x, out)
     # Of one place, strides do not matter; older versions of torch go by those of the weight too.
     one = x.is_contiguous() and x.is_floating_point() and all(n == 1 for n in (*shape[2:], *out[2:]))
     usual = weight.is_contiguous() and weight.stride(1) == math.prod(kernel[2:]) and weight.stride(-1) == 1
@@ -167,15 +186,60 @@ def _reduced(
     return _empty(x, kept)
 
 
+def _variance(
+    x: Tensor, dims: Sequence[int] | None = None, *, correction: Any = None, keepdim: bool = False
+) -> Tensor | None:
+    return _reduced(x, dims, keepdim)
+
+
+def _pooled(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Tensor | None:
+    stride = stride or kernel
+    if ceil_mode or x.dim() != 4 or not _plain(x) or 0 in x.shape:
+        return None
+    if not len(kernel) == len(stride) == len(padding) == len(dilation) == 2:
+        return None
+    out = list(x.shape[:2])
+    for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        if room < 0 or not 0 <= 2 * p <= k or s < 1 or d < 1:
+            return None
+        out.append(room // s + 1)
+    return _empty(x, out)
+
+
+def _average(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor | None:
+    return _pooled(x, kernel, stride, padding, (1, 1), ceil_mode) if divisor_override is None else None
+
+
+def _maximum(*args: Any) -> tuple[Tensor, Tensor] | None:
+    out = _pooled(*args)
+    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
+
+
 def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
     rank = first.dim()
-    if not -rank <= dim < rank:
+    if not -rank <= dim < rank or not first.is_floating_point() or not any(map(_channels_first, tensors)):
         return None
     dim %= rank
     around = first.shape[:dim], first.shape[dim + 1 :]
     for x in tensors:
-        if not _plain(x) or x.dtype != first.dtype or (x.shape[:dim], x.shape[dim + 1 :]) != around:
+        if x.dtype != first.dtype or (x.shape[:dim], x.shape[dim + 1 :]) != around:
             return None
     return _empty(first, (*around[0], sum(x.shape[dim] for x in tensors), *around[1]))
 
@@ -209,14 +273,14 @@ def recurrent_shapes(name: str, args: tuple[Any, ...]) -> list[tuple[int, ...]] 
     return [(*x.shape[:2], states[0].shape[2] * (1 + bidirectional)), *(tuple(t.shape) for t in states)]
 
 
-ACTIVATIONS = (
+ELEMENTWISE = (
     *("relu", "silu", "gelu", "sigmoid", "hardswish", "hardsigmoid"),
-    *("hardtanh", "leaky_relu", "elu", "tanh", "mish"),
+    *("hardtanh", "leaky_relu", "elu", "tanh", "mish", "sqrt", "rsqrt", "exp"),
 )
 ARITHMETIC = ("add", "sub", "mul", "div")
 SHORTCUTS: dict[Any, Shortcut] = {
-    **{getattr(aten, name).default: _like for name in ACTIVATIONS},
-    **{getattr(aten, f"{name}_").default: _itself for name in ACTIVATIONS},
+    **{getattr(aten, name).default: _like for name in ELEMENTWISE},
+    **{getattr(aten, f"{name}_").default: _itself for name in ELEMENTWISE},
     **{getattr(aten, name).Tensor: _both for name in ARITHMETIC},
     **{getattr(aten, f"{name}_").Tensor: _first for name in ARITHMETIC},
     aten.convolution.default: _convolution,
@@ -226,6 +290,9 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.mean.dim: _reduced,
     aten.sum.dim_IntList: _reduced,
     aten.amax.default: _reduced,
+    aten.var.correction: _variance,
+    aten.avg_pool2d.default: _average,
+    aten.max_pool2d_with_indices.default: _maximum,
     aten.cat.default: _concatenated,
     aten.mm.default: partial(_product, 2),
     aten.bmm.default: partial(_product, 3),

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,8 @@ from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import PLAIN, Graph, Node, map_tensors, refs
 from convblocks.introspect.operations import COSTED, FACTORIES, STEPS, Operator, name_of, operator
+
+_is_meta = attrgetter("is_meta")
 
 
 class ValueNeeded(RuntimeError):
@@ -153,10 +156,9 @@ class Tracer(TorchDispatchMode):
         node_kwargs = dict(zip(kwargs, self._numbered(kwargs.values(), tensors, values), strict=True)) if kwargs else {}
         if about.name == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
-        known = self.graph.depends
-        depends = any([known[value] for value in values]) and about.name not in FACTORIES
+        depends = any(map(self.graph.depends.__getitem__, values)) and about.name not in FACTORIES
         writes = about.written_arguments(args, kwargs) if about.writes else []
-        all_meta = all([tensor.is_meta for tensor in tensors])
+        all_meta = all(map(_is_meta, tensors))
         on_meta = (all_meta and bool(tensors)) or any(map(self._stands_on_meta, tensors))
         on_meta = on_meta or any(id(tensor) in self.buffers for tensor in writes)
         if writes and not on_meta:
@@ -193,7 +195,7 @@ class Tracer(TorchDispatchMode):
         """Arguments with what a tensor holds now in its place; the tensors and their values are appended."""
         found: list[Any] = []
         for item in tree:
-            kind = type(item)
+            kind = type(item)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every argument
             if kind in PLAIN:
                 found.append(item)
             elif isinstance(item, Tensor):

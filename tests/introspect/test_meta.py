@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convblocks.introspect.meta import ACTIVATIONS, ARITHMETIC, SHORTCUTS, run
+from convblocks.introspect.meta import ELEMENTWISE, ARITHMETIC, SHORTCUTS, run
 
 aten = torch.ops.aten
 
@@ -22,6 +22,9 @@ LAYOUTS = {
     "channels last": tensor(2, 4, 6, 8).to(memory_format=torch.channels_last),
     "every other channel": tensor(2, 8, 6, 8)[:, ::2],
     "permuted": tensor(2, 6, 8, 4).permute(0, 3, 1, 2),
+    "half the channels last": tensor(2, 8, 6, 8).to(memory_format=torch.channels_last)[:, 4:],
+    "half the places": tensor(2, 4, 6, 16)[..., 8:],
+    "half the channels": tensor(2, 8, 6, 8)[:, 4:],
     "expanded": tensor(1, 4, 1, 8).expand(2, 4, 6, 8),
     "half": tensor(2, 4, 6, 8, dtype=torch.float16),
     "integers": tensor(2, 4, 6, 8, dtype=torch.int64),
@@ -50,13 +53,13 @@ def outcome(function: Any, *args: Any) -> Any:
         return "refused"
 
 
-def same(func: Any, *args: Any) -> None:
-    assert outcome(lambda: run(func, args, {})) == outcome(lambda: func(*args))
+def same(func: Any, *args: Any, **options: Any) -> None:
+    assert outcome(lambda: run(func, args, options)) == outcome(lambda: func(*args, **options))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations(name: str, layout: str) -> None:
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_functions(name: str, layout: str) -> None:
     x = LAYOUTS[layout]
     same(getattr(aten, name).default, x)
     if layout != "expanded" and x.is_floating_point():
@@ -81,6 +84,39 @@ def test_reductions(func: Any, layout: str, keep: bool, dims: list[int] | None) 
         same(func, LAYOUTS[layout], dims, keep)
     if func is aten.amax.default:
         same(func, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("dims", [[2, 3], [-1, -2], [1], [], None, [4], [2, 2]])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_variances(layout: str, dims: list[int] | None) -> None:
+    for options in ({}, {"keepdim": True}, {"correction": 0, "keepdim": True}):
+        same(aten.var.correction, LAYOUTS[layout], dims, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("func", [aten.avg_pool2d.default, aten.max_pool2d_with_indices.default])
+def test_poolings(func: Any, layout: str) -> None:
+    x = LAYOUTS[layout]
+    for sizes in (
+        ([3, 3], [2, 2], [1, 1]),
+        ([2, 3], [2, 1]),
+        ([2, 2],),
+        ([3],),
+        ([3, 3], [], [1, 1]),
+        ([3, 3], [1, 1], [2, 2]),
+        ([3, 3], [0, 1]),
+        ([9, 9],),
+        ([7, 7], [1, 1], [3, 3]),
+    ):
+        same(func, x, *sizes)
+    ceil = [True] if func is aten.avg_pool2d.default else [[1, 1], True]
+    same(func, x, [3, 2], [2, 2], [1, 1], *ceil)
+    if func is aten.avg_pool2d.default:
+        same(func, x, [3, 3], [2, 2], [1, 1], False, True, 4)
+        same(func, x, [3, 3], [2, 2], [1, 1], False, True, 0)
+    else:
+        same(func, x, [3, 2], [2, 2], [1, 1], [2, 1])
+        same(func, x, [3, 2], [2, 2], [1, 1], [0, 1])
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1, 4])
@@ -176,7 +212,7 @@ def test_addmm(shapes: tuple[tuple[int, ...], ...]) -> None:
 
 
 def test_every_shortcut_is_tested() -> None:
-    unary = {getattr(aten, name + end).default for name in ACTIVATIONS for end in ("", "_")}
+    unary = {getattr(aten, name + end).default for name in ELEMENTWISE for end in ("", "_")}
     binary = {getattr(aten, name + end).Tensor for name in ARITHMETIC for end in ("", "_")}
     assert set(SHORTCUTS) - unary - binary == {
         aten.convolution.default,
@@ -186,6 +222,9 @@ def test_every_shortcut_is_tested() -> None:
         aten.mean.dim,
         aten.sum.dim_IntList,
         aten.amax.default,
+        aten.var.correction,
+        aten.avg_pool2d.default,
+        aten.max_pool2d_with_indices.default,
         aten.cat.default,
         aten.mm.default,
         aten.bmm.default,
