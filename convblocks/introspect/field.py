@@ -96,6 +96,36 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
 
 
 def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
+    return _uniform(lo, hi, length, margin) or _searched(lo, hi, length, margin)
+
+
+def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
+    """The field where all units clear of the border see alike and in even steps, as most do; None where not."""
+    middle = len(lo) // 2
+    if middle == 0:
+        return None
+    base, step = int(lo[middle - 1]), int(lo[middle] - lo[middle - 1])
+    size = int(hi[middle]) - base - step + 1
+    if step <= 0 or size <= 0:
+        return None
+    # Where the units clear of the border would be if all were as those in the middle.
+    first = max(0, middle - 1 - (base - margin - 1) // step)
+    last = min(len(lo) - 1, middle - 1 + (length - 1 - margin - base - size) // step)
+    if last - first < 2:
+        return None
+    expected = torch.arange(base + (first - middle + 1) * step, base + (last - middle + 2) * step, step, dtype=lo.dtype)
+    inside = (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
+    if (
+        int(inside.sum()) != last - first + 1
+        or not torch.equal(lo[first : last + 1], expected)
+        or not torch.equal(hi[first : last + 1], expected.add_(size - 1))
+    ):
+        return None
+    start = base + (size - 1) / 2 - (middle - 1) * step
+    return AxisField(size, float(step), start, 1)
+
+
+def _searched(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
     filled = hi >= lo
     inside = (lo > margin) & (hi < length - 1 - margin) & filled
     places = inside.nonzero().flatten()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convblocks.introspect.field import MAX_PERIOD, axis_field
+from convblocks.introspect.field import MAX_PERIOD, _searched, _uniform, axis_field
 from convblocks.introspect.labels import Labels
 from convblocks.introspect.sliding import gather, slide, window_taps
 
@@ -50,6 +50,34 @@ def test_the_period_is_the_shortest_after_which_the_fields_repeat(pattern: list[
     period, jump = field(low, size)
     assert period == (fits[0] if fits else None)
     assert jump == (int(low[fits[0]] - low[0]) / fits[0] if fits else None)
+
+
+@given(
+    units=st.integers(1, 40),
+    step=st.integers(-1, 3),
+    size=st.integers(0, 9),
+    first=st.integers(-12, 12),
+    margin=st.integers(0, 12),
+    changes=st.lists(st.tuples(st.integers(0, 39), st.integers(-2, 2), st.integers(-2, 2)), max_size=2),
+)
+def test_even_steps_are_found_as_by_the_search_for_a_period(
+    units: int, step: int, size: int, first: int, margin: int, changes: list[tuple[int, int, int]]
+) -> None:
+    length = 60
+    low = torch.arange(units) * step + first
+    high = low + size - 1
+    for place, lower, higher in changes:
+        low[place % units] += lower
+        high[place % units] += higher
+    low, high = low.clamp(min=0).int(), high.clamp(max=length - 1).int()
+    found = _uniform(low, high, length, margin)
+    assert found is None or found == _searched(low, high, length, margin)
+    if not changes and step > 0 and size > 0 and margin > 0:
+        searched = _searched(low, high, length, margin)
+        clear = int(((low > margin) & (high < length - 1 - margin) & (high >= low)).sum())
+        middle = units // 2
+        if clear > 2 and all(low[i] > 0 and high[i] < length - 1 for i in (middle - 1, middle)):
+            assert found == searched is not None
 
 
 def test_steps_further_apart_than_the_longest_period_are_no_pattern() -> None:

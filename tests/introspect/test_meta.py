@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convblocks.introspect.meta import ELEMENTWISE, ARITHMETIC, SHORTCUTS, run
+from convblocks.introspect.meta import ARITHMETIC, ELEMENTWISE, SHORTCUTS, run
 
 aten = torch.ops.aten
 
