@@ -14,8 +14,9 @@ from convblocks.introspect.field import AxisField, axis_field, shows_all, units_
 from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
-from convblocks.introspect.labels import Identity, TooLarge
+from convblocks.introspect.labels import Identity, Labels, TooLarge
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
+from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
 
 LONGEST = 2**16
@@ -23,13 +24,18 @@ LONGEST = 2**16
 
 @dataclass(slots=True)
 class Grown:
-    """The network on an enlarged input, with the local labels along one axis."""
+    """The network on an enlarged input, with the local labels along one axis.
+
+    `like` is the run along another axis of which this one is the mirror image.
+    """
 
     graph: Graph
+    axis: Axis
     length: int
     labels: Propagation
     policy: Local
     agreed: int
+    like: Grown | None = None
     fields: dict[tuple[Identity, int | None], AxisField | None] = field(
         default_factory=dict[tuple[Identity, int | None], AxisField | None]
     )
@@ -81,8 +87,15 @@ class Analysis:
             self._local[axis] = propagate(self.native, axis, policy), policy
         return self._local[axis]
 
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the network treats the height and the width of its input alike."""
+        return [axis.dim for axis in self.axes] == [2, 3] and exchanged(self.native) is not None
+
     def reach(self, axis: Axis) -> tuple[int, int]:
         """An upper estimate of the field of any unit, and a common multiple of the strides."""
+        if self._alike:
+            axis = self.axes[0]
         if axis not in self._reach:
             self._reach[axis] = reach(self.native, axis)
         return self._reach[axis]
@@ -142,13 +155,29 @@ class Analysis:
         for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
             node.call = twin.call
         result: dict[Axis, Grown] = {}
+        maps = exchanged(graph) if self._alike else None
         for axis, length in lengths.items():
             policy = Local(length, self.native.shapes, grown=True)
-            result[axis] = Grown(graph, length, propagate(graph, axis, policy), policy, agreed)
+            if result and maps is not None:
+                [like] = result.values()
+                result[axis] = self._mirror(like, axis, policy, maps)
+            else:
+                result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
+
+    def _mirror(self, like: Grown, axis: Axis, policy: Local, maps: frozenset[int]) -> Grown:
+        """The run along the width of a network that treats it as the height, from that along the height."""
+        done: dict[int, Labels] = {}
+        labels = {value: mirrored(item, done) if value in maps else item for value, item in like.labels.labels.items()}
+        policy.gates, policy.partial = like.policy.gates, like.policy.partial
+        return Grown(
+            like.graph, axis, like.length, Propagation(labels, dict(like.labels.unknown)), policy, like.agreed, like
+        )
 
     def _too_small(self, grown: Grown) -> frozenset[int]:
         """Values of which some unit sees too much of the input to tell its field."""
+        if grown.like is not None:
+            return self._too_small(grown.like)
         seen: dict[int, bool] = {}
         found: set[int] = set()
         for value, labels in grown.labels.labels.items():
@@ -184,18 +213,18 @@ class Analysis:
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
-            prefer = self.prefer(graph.shapes[value], axis)
-            found = [self._seen(run, axis, value, prefer) for run in runs]
+            found = [self._seen(run, value) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
                 return found[0], parts, gated
         return self._native_field(axis, value)
 
-    def _seen(self, run: Grown, axis: Axis, value: int, prefer: int | None) -> AxisField | None:
+    def _seen(self, run: Grown, value: int) -> AxisField | None:
         """The field of a value in one run; a convolution, its norm and its activation share their labels."""
+        run = run.like or run
         labels = run.labels.labels[value]
-        key = labels.identity, prefer
+        key = labels.identity, self.prefer(run.graph.shapes[value], run.axis)
         if key not in run.fields:
-            run.fields[key] = axis_field(labels, run.length, prefer, (run.length - self.length(axis)) // 4)
+            run.fields[key] = axis_field(labels, run.length, key[1], (run.length - self.length(run.axis)) // 4)
         return run.fields[key]
 
     def _native_field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
@@ -237,7 +266,7 @@ class Analysis:
 
     def _gathered(self, graph: Graph, policy: Local, value: int) -> tuple[bool, tuple[str, ...]]:
         """Whether gates make a value see all of an axis, and if not, which make it see a part that grows with it."""
-        whole = [number for number in policy.gates if number not in policy.partial]
+        whole = sorted(policy.gates - policy.partial)
         if value in self._reached_by(graph, whole):
             return True, ()
         parts: list[str] = []
@@ -259,10 +288,10 @@ class Analysis:
     def gates(self, axis: Axis) -> list[tuple[int, str, str]]:
         """(node, operation, module) of every operation that gathers the whole axis."""
         run = self.grown(axis)[0]
-        found = [(number, run.graph.nodes[number]) for number in run.policy.gates]
+        found = [(number, run.graph.nodes[number]) for number in sorted(run.policy.gates)]
         if len(run.graph.nodes) < len(self.native.nodes):
             _, policy = self.local(axis)
-            found += [(n, self.native.nodes[n]) for n in policy.gates if n >= len(run.graph.nodes)]
+            found += [(n, self.native.nodes[n]) for n in sorted(policy.gates) if n >= len(run.graph.nodes)]
         return [(number, node.op, self.native.where(node)) for number, node in found]
 
 

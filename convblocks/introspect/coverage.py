@@ -78,7 +78,7 @@ def _native(analysis: Analysis) -> dict[Axis, Grown]:
     for axis in analysis.axes:
         labels, policy = analysis.local(axis)
         count = len(analysis.native.nodes)
-        runs[axis] = Grown(analysis.native, analysis.length(axis), labels, policy, count)
+        runs[axis] = Grown(analysis.native, axis, analysis.length(axis), labels, policy, count)
     return runs
 
 

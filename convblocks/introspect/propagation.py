@@ -64,7 +64,7 @@ class Local:
         self.half = length // 2
         self.native_shapes = native_shapes
         self.grown = grown
-        self.gates: dict[int, Labels] = {}
+        self.gates: set[int] = set()
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
 
@@ -72,7 +72,7 @@ class Local:
         """See `Policy`."""
         if before.pooled or not self._spans(after.data) or self._spans(before.data):
             return after
-        self.gates[call.number] = after
+        self.gates.add(call.number)
         if self._moves(after.data):
             self.partial.add(call.number)
         return self.middle(call, before, dims)
@@ -81,7 +81,7 @@ class Local:
         """See `Policy`; what gathers more the later it comes is a gate that gathers a part."""
         if before.pooled or self._longest(after.data) <= self.half or self._longest(before.data) > self.half:
             return after
-        self.gates[call.number] = after
+        self.gates.add(call.number)
         self.partial.add(call.number)
         return self.middle(call, before, [dim])
 

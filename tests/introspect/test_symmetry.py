@@ -1,0 +1,166 @@
+"""What is taken over from the height to the width is what following the width itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from convblocks.introspect.analysis import Analysis
+from convblocks.introspect.propagation import Local, propagate
+from convblocks.introspect.receptive_field import analyse
+from convblocks.introspect.symmetry import exchanged
+
+Step = Callable[[Tensor], Tensor]
+
+
+def check(analysis: Analysis) -> bool:
+    """Whether the width was taken over from the height; that must be what following it gives."""
+    height, width = analysis.axes
+    runs = analysis.grown(width)
+    assert len(runs) == len(analysis.grown(height))
+    for run, along in zip(runs, analysis.grown(height), strict=True):
+        if run.like is None:
+            return False
+        assert run.like is along
+        policy = Local(run.length, analysis.native.shapes, grown=True)
+        expected = propagate(run.graph, width, policy)
+        assert run.policy.gates == policy.gates
+        assert run.policy.partial == policy.partial
+        assert run.labels.unknown == expected.unknown
+        assert run.labels.labels.keys() == expected.labels.keys()
+        for value, labels in expected.labels.items():
+            mine = run.labels.labels[value]
+            assert (mine.pooled, mine.lengths) == (labels.pooled, labels.lengths)
+            assert mine.data.equal(labels.data)
+    return True
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape)
+
+
+def convolved(x: Tensor, kernel: int = 3, **options: int) -> Tensor:
+    return F.conv2d(x, ones(4, 4 // options.get("groups", 1), kernel, kernel), **options)
+
+
+def selected(x: Tensor) -> Tensor:
+    """Selective kernels: a softmax over branches that are stacked."""
+    branches = torch.stack([convolved(x, padding=1), convolved(x, padding=2, dilation=2)], 1)
+    weights = branches.sum(1).mean((2, 3)).reshape(1, 1, 4, 1, 1) * ones(1, 2, 1, 1, 1)
+    return (branches * weights.softmax(1)).sum(1)
+
+
+def ratio(x: Tensor) -> Tensor:
+    gate = F.conv1d(x.mean((2, 3)).view(1, 1, 4), ones(1, 1, 3), padding=1).view(1, 4, 1, 1)
+    return x * gate.sigmoid().expand_as(x)
+
+
+def masked(x: Tensor) -> Tensor:
+    return F.conv2d(x, ones(4, 4, 3, 3) * torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]), padding=1)
+
+
+ALIKE: dict[str, Step] = {
+    "convolution": lambda x: convolved(x, padding=1),
+    "stride": lambda x: convolved(x, stride=2, padding=1),
+    "dilation": lambda x: convolved(x, padding=3, dilation=3),
+    "even kernel": lambda x: convolved(x, 2),
+    "depthwise": lambda x: convolved(x, 5, padding=2, groups=4),
+    "transposed": lambda x: F.conv_transpose2d(x, ones(4, 4, 3, 3), stride=2, padding=1),
+    "cross": masked,
+    "maximum": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "average": lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True),
+    "norm": lambda x: F.batch_norm(x, ones(4), ones(4), ones(4), ones(4)),
+    "groups": lambda x: F.group_norm(x, 2, ones(4), ones(4)),
+    "activation": F.hardswish,
+    "in place": lambda x: (x + 1).relu_(),
+    "residual": lambda x: x + convolved(x, padding=1),
+    "squeeze": lambda x: x * convolved(x.mean((2, 3), keepdim=True), 1).sigmoid(),
+    "vector": ratio,
+    "selective": selected,
+    "pyramid": lambda x: x + F.interpolate(convolved(F.max_pool2d(x, 2), padding=1), x.shape[2:], mode="nearest"),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "pooled": lambda x: x + F.interpolate(F.adaptive_avg_pool2d(x, 1), x.shape[2:]),
+    "parts": lambda x: torch.cat([convolved(x, padding=1)[:, :2], x[:, 2:]], 1),
+    "chunks": lambda x: torch.cat([part + 1 for part in x.chunk(2, 1)][::-1], 1),
+    "mean of channels": lambda x: x * x.mean(1, keepdim=True),
+    "reflection": lambda x: F.pad(x, (2, 1, 2, 1), mode="reflect"),
+    "zeros": lambda x: F.pad(x, (1, 0, 1, 0)),
+    "groups of channels": lambda x: (x.view(1, 2, 2, *x.shape[2:]) + 1).view(x.shape),
+}
+
+OTHERS: dict[str, Step] = {
+    "kernel": lambda x: F.conv2d(x, ones(4, 4, 1, 3), padding=(0, 1)),
+    "stride": lambda x: F.interpolate(F.conv2d(x, ones(4, 4, 3, 3), stride=(2, 1), padding=1), x.shape[2:]),
+    "dilation": lambda x: F.conv2d(x, ones(4, 4, 3, 3), padding=(1, 2), dilation=(1, 2)),
+    "padding": lambda x: F.pad(x, (1, 1, 2, 0)),
+    "average": lambda x: F.avg_pool2d(x, (1, 3), 1, (0, 1)),
+    "roll": lambda x: x + x.roll(2, 2),
+    "flip": lambda x: x + x.flip(3),
+    "row of zeros": lambda x: x * (torch.arange(x.shape[3]) > 3),
+    "map of zeros": lambda x: x * (torch.arange(x.shape[2] * x.shape[3]).view(x.shape[2:]) > 40),
+    "masked kernel": lambda x: F.conv2d(x, ones(4, 4, 3, 3).tril(), padding=1),
+    "exchange": lambda x: F.conv2d(x.transpose(2, 3), ones(4, 4, 1, 3), padding=(0, 1)),
+    "columns": lambda x: x + x.mean(2, keepdim=True),
+    "row maximum": lambda x: x + x.amax(3, keepdim=True),
+    "softmax": lambda x: x.softmax(3),
+    "running sum": lambda x: x.cumsum(2),
+    "places joined": lambda x: torch.cat([x, convolved(x, padding=1)], 3)[..., : x.shape[3]],
+    "cut": lambda x: x[:, :, 1:, :-1],
+    "written": lambda x: x.clone().index_fill_(2, torch.tensor([1]), 0.0),
+    "pixels": lambda x: F.pixel_shuffle(x, 2).repeat(1, 4, 1, 1),
+    "flattened": lambda x: x.flatten(2).roll(1, 2).view(x.shape),
+    "channels last": lambda x: F.linear(x.permute(0, 2, 3, 1), ones(4, 4)).permute(0, 3, 1, 2),
+    "rows as channels": lambda x: x + x[0, 0].sum(0),
+    "rows of a map": lambda x: x + x.mean((0, 1)).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_what_treats_both_alike_is_followed_along_one(name: str) -> None:
+    assert check(analyse(lambda x: ALIKE[name](convolved(x, padding=1)), (4, 24, 24)))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_does_not_is_followed_along_both(name: str) -> None:
+    analysis = analyse(lambda x: OTHERS[name](convolved(x, padding=1)), (4, 24, 24))
+    assert exchanged(analysis.native) is None
+    assert not check(analysis)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    steps=st.lists(st.sampled_from(sorted(ALIKE)), min_size=1, max_size=6),
+    other=st.none() | st.tuples(st.sampled_from(sorted(OTHERS)), st.integers(0, 6)),
+)
+def test_networks_of_several_steps(steps: list[str], other: tuple[str, int] | None) -> None:
+    chain = [ALIKE[name] for name in steps]
+    if other is not None:
+        chain.insert(other[1], OTHERS[other[0]])
+
+    def network(x: Tensor) -> Tensor:
+        for step in chain:
+            x = step(x)
+        return x
+
+    try:
+        network(torch.zeros(1, 4, 24, 24))
+    except RuntimeError:
+        return  # nothing is left of the map
+    assert check(analyse(network, (4, 24, 24))) == (other is None)
+
+
+def test_an_input_that_is_not_square_is_followed_along_both() -> None:
+    assert not check(analyse(nn.Conv2d(4, 4, 3), (4, 24, 32)))
+
+
+def test_of_an_input_with_its_channels_last_height_and_width_are_other_dimensions() -> None:
+    """Its width and its channels are as long, and the network is the same if those are exchanged."""
+    analysis = analyse(lambda x: x + x.amax((2, 3), keepdim=True) + x.roll(1, 1), (4, 24, 24), channel_last=True)
+    assert not check(analysis)
+    assert analysis.native.shapes[0] == (1, 4, 24, 24)
