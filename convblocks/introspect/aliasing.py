@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -19,6 +20,12 @@ class Ref:
     """A tensor among the arguments of an operation: the number of a value of the graph."""
 
     value: int
+
+
+@cache
+def ref(value: int) -> Ref:
+    """The one `Ref` of a number: to compare the arguments of two traces is to compare whether they are the same."""
+    return Ref(value)
 
 
 class Step(NamedTuple):

@@ -85,7 +85,7 @@ def agreement(first: Graph, second: Graph) -> int:
     """How many leading nodes are the same in both graphs, sizes apart."""
     foreign = _first_foreign(first, second)
     for count, (a, b) in enumerate(zip(first.nodes, second.nodes, strict=False)):
-        if a.op != b.op or a.outputs != b.outputs or _refs(a.args) != _refs(b.args):
+        if a.op != b.op or a.outputs != b.outputs or (a.args != b.args and _refs(a.args) != _refs(b.args)):
             return count
         if a.outputs[0] > foreign or not _same_windows(first, second, a, b):
             return count
@@ -144,8 +144,7 @@ def _refs(tree: Any) -> list[Any]:
 def follows_size(first: Graph, second: Graph, count: int) -> bool:
     """Whether any of the first `count` nodes may have another geometry at another size of the input."""
     seen: set[tuple[Pair, ...]] = set()
-    for value in first.inputs:
-        seen.update(_runs(first.shapes[value], second.shapes[value]))
+    behind = list(first.inputs)
     for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
         if a.op.startswith(RESAMPLING):
             if not _same_ratio(first, second, a, b):
@@ -158,12 +157,16 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
             if a.args != b.args or any(first.shapes[v] != second.shapes[v] for v in a.operands if not first.depends[v]):
                 return True
         elif a.op in RESHAPES - {"expand", "broadcast_to"}:
+            if all(first.shapes[value] == second.shapes[value] for value in (*a.operands, *a.outputs)):
+                behind += a.outputs
+                continue
+            seen.update(*(_runs(first.shapes[value], second.shapes[value]) for value in behind))
+            behind.clear()
             if not _same_grouping(first, second, a, b, seen):
                 return True
         elif a.op not in ("expand", "broadcast_to") and (a.args != b.args or a.kwargs != b.kwargs):
             return True
-        for value in a.outputs:
-            seen.update(_runs(first.shapes[value], second.shapes[value]))
+        behind += a.outputs
         if a.op in ("cat", "stack"):
             dim = a.arguments["dim"]
             if first.shapes[a.outputs[0]][dim] != second.shapes[b.outputs[0]][dim]:

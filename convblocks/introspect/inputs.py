@@ -97,15 +97,22 @@ def shown(value: Any) -> str:
 
 def _check_modules(module: nn.Module) -> None:
     for name, child in cast("Iterable[tuple[str, nn.Module]]", module.named_modules()):
-        where = f"{type(child).__name__} at '{name}'" if name else type(child).__name__
-        kind = type(child).__module__
-        if ".quantized" in kind or any(
-            t.is_quantized for t in (*child._parameters.values(), *child._buffers.values()) if t is not None
-        ):
-            raise ValueError(f"model holds a quantised module, {where}: analyse it before quantisation")
-        if any(t is not None and is_lazy(t) for t in (*child._parameters.values(), *child._buffers.values())):
-            raise ValueError(f"model holds a lazy module without a shape yet, {where}: run it once on real data first")
+        held = [t for t in (*child._parameters.values(), *child._buffers.values()) if t is not None]
+        if ".quantized" in type(child).__module__ or any(map(_is_quantized, held)):
+            raise ValueError(f"model holds a quantised module, {_at(name, child)}: analyse it before quantisation")
+        if any(map(is_lazy, held)):
+            raise ValueError(
+                f"model holds a lazy module without a shape yet, {_at(name, child)}: run it once on real data first"
+            )
         if any(t.is_complex() for t in child._parameters.values() if t is not None):
             raise ValueError(
-                f"model holds complex parameters, {where}: receptive fields of complex networks are not supported"
+                f"model holds complex parameters, {_at(name, child)}: receptive fields of complex networks are not "
+                "supported"
             )
+
+
+_is_quantized = operator.attrgetter("is_quantized")
+
+
+def _at(name: str, module: nn.Module) -> str:
+    return f"{type(module).__name__} at '{name}'" if name else type(module).__name__

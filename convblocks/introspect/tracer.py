@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from convblocks.introspect import masks, meta
-from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step
+from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step, ref
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import PLAIN, Graph, Node, map_tensors, refs
 from convblocks.introspect.operations import COSTED, FACTORIES, STEPS, Operator, name_of, operator
@@ -106,7 +106,8 @@ class Tracer(TorchDispatchMode):
         self, op: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]
     ) -> list[int]:
         graph = self.graph
-        depends = any(graph.depends[value] for value in outputs)
+        # All results of an operation depend on the input, or none does.
+        depends = bool(outputs) and graph.depends[outputs[0]]
         plain = op.rstrip("_")
         hides = False
         masked = bool(graph.masks) and any(ref.value in graph.masks for ref in refs((args, kwargs)))
@@ -202,7 +203,7 @@ class Tracer(TorchDispatchMode):
                 value = self.read(item)
                 tensors.append(item)
                 values.append(value)
-                found.append(Ref(value))
+                found.append(ref(value))
             elif (kind is list or kind is tuple) and item and type(item[0]) is not int:
                 # The other lists are strides and paddings: ATen does not mix those with tensors.
                 found.append(kind(self._numbered(item, tensors, values)))
@@ -230,7 +231,7 @@ class Tracer(TorchDispatchMode):
 
     def keep(self, func: Any, args: tuple[Any, ...], shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
         """Record an operation that is not run, with results of the given shapes."""
-        node_args = map_tensors(args, lambda tensor: Ref(self.read(tensor)))
+        node_args = map_tensors(args, lambda tensor: ref(self.read(tensor)))
         dtype = args[0].dtype
         with _disable_current_modes():
             outputs = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
