@@ -97,14 +97,19 @@ class Labels:
         assert self.parts is not None
         return self.parts.items[0][0]._any()
 
-    def per_part(self, function: Callable[[Labels], Labels]) -> Labels:
-        """Treat every part alike; what is done must not look along the dimension of the concatenation."""
+    def per_part(self, function: Callable[[Labels], Labels], dim: int | None = None) -> Labels:
+        """Treat every part alike; what is done must not look along the dimension of the concatenation.
+
+        `dim` is where that dimension is afterwards, if it has moved.
+        """
         assert self.parts is not None
         done: dict[int, Labels] = {}
         for item, _ in self.parts.items:
             if id(item) not in done:
                 done[id(item)] = function(item)
-        return joined(self.parts.dim, [(done[id(item)], length) for item, length in self.parts.items])
+        return joined(
+            self.parts.dim if dim is None else dim, [(done[id(item)], length) for item, length in self.parts.items]
+        )
 
     @property
     def lengths(self) -> list[int]:

@@ -53,6 +53,11 @@ def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
     return torch.empty_like(x)
 
 
+def _softmax(x: Tensor, dim: int, option: Any = None) -> Tensor | None:
+    """The last argument asks for another type."""
+    return _like(x) if not option and x.is_contiguous() and -x.dim() <= dim < x.dim() else None
+
+
 def _channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -283,6 +288,12 @@ SHORTCUTS: dict[Any, Shortcut] = {
     **{getattr(aten, f"{name}_").default: _itself for name in ELEMENTWISE},
     **{getattr(aten, name).Tensor: _both for name in ARITHMETIC},
     **{getattr(aten, f"{name}_").Tensor: _first for name in ARITHMETIC},
+    aten.pow.Tensor_Scalar: _both,
+    aten.mul.Scalar: _both,
+    aten.maximum.default: _both,
+    aten.minimum.default: _both,
+    aten._softmax.default: _softmax,
+    aten._safe_softmax.default: _softmax,
     aten.convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("timm")
 
 from benchmarks import introspection_speed
-from benchmarks.introspection_speed import once, spread_of, timed
+from benchmarks.introspection_speed import once, smallest, spread_of, timed
 
 
 class Clock:
@@ -71,9 +71,24 @@ def test_one_call_of_each_and_the_rest_goes_on_where_one_fails(clock: Clock) -> 
     assert once({"field": broken, "summary": works}) == {"error": "field: ValueError: no", "summary_seconds": 0.25}
 
 
+def test_the_shortest_of_several_calls(clock: Clock) -> None:
+    durations = iter([3.0, 1.0, 2.0])
+
+    def call() -> None:
+        clock.now += next(durations)
+
+    assert smallest(call) == 1.0
+
+
 def test_totals_are_those_of_the_records() -> None:
     records = {
-        "a": {"convolutional": True, "field_seconds": 0.1, "summary_seconds": 0.2, "torchinfo_seconds": 0.2},
+        "a": {
+            "convolutional": True,
+            "field_seconds": 0.1,
+            "field_best_seconds": 0.05,
+            "summary_seconds": 0.2,
+            "torchinfo_seconds": 0.2,
+        },
         "b": {"convolutional": True, "field_seconds": 0.3, "summary_seconds": 0.5, "torchinfo_seconds": 0.2},
         "c": {"convolutional": False, "field_seconds": 9.0, "summary_seconds": 4.0, "error": "torchinfo: KeyError: x"},
     }
@@ -81,6 +96,7 @@ def test_totals_are_those_of_the_records() -> None:
     assert totals["networks"] == 3
     assert totals["convolutional"] == 2
     assert totals["receptive_field"] == {"median": 0.2, "nine tenths": 0.3, "slowest": 0.3}
+    assert totals["receptive_field, shortest of three"] == {"median": 0.05, "nine tenths": 0.05, "slowest": 0.05}
     assert totals["summary"]["slowest"] == 4.0
     assert totals["summary beside torchinfo"] == {
         "networks": 2,

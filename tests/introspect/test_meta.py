@@ -75,6 +75,26 @@ def test_sums_and_products(name: str, end: str, first: str) -> None:
         same(func, LAYOUTS[first].clone(), second)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_of_two_operands(layout: str) -> None:
+    x = LAYOUTS[layout]
+    for number in (2, 0.5, -1, True):
+        same(aten.pow.Tensor_Scalar, x, number)
+        same(aten.mul.Scalar, x, number)
+    for second in LAYOUTS.values():
+        same(aten.maximum.default, x, second)
+        same(aten.minimum.default, x, second)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_softmax(layout: str) -> None:
+    for dim in (0, -1, 1, 4):
+        same(aten._softmax.default, LAYOUTS[layout], dim, False)
+        same(aten._softmax.default, LAYOUTS[layout], dim, True)
+        same(aten._safe_softmax.default, LAYOUTS[layout], dim)
+        same(aten._safe_softmax.default, LAYOUTS[layout], dim, torch.float64)
+
+
 @pytest.mark.parametrize("dims", [[2, 3], [-1, -2], [1], [0, 1, 2, 3], [], None, [4], [2, 2]])
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -215,6 +235,12 @@ def test_every_shortcut_is_tested() -> None:
     unary = {getattr(aten, name + end).default for name in ELEMENTWISE for end in ("", "_")}
     binary = {getattr(aten, name + end).Tensor for name in ARITHMETIC for end in ("", "_")}
     assert set(SHORTCUTS) - unary - binary == {
+        aten.pow.Tensor_Scalar,
+        aten.mul.Scalar,
+        aten.maximum.default,
+        aten.minimum.default,
+        aten._softmax.default,
+        aten._safe_softmax.default,
         aten.convolution.default,
         aten.native_batch_norm.default,
         aten.native_layer_norm.default,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from convblocks.introspect.labels import Labels
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 
@@ -20,8 +21,13 @@ def same(call: Call) -> Result:
 @rule("permute")
 def permute(call: Call) -> Result:
     """Dimensions change places."""
-    order = [0, *(dim % call.ndim + 1 for dim in call["dims"])]
-    return call.input and call.input.map(lambda data: data.permute(order))
+    return call.input and _permuted(call.input, [dim % call.ndim for dim in call["dims"]])
+
+
+def _permuted(labels: Labels, order: list[int]) -> Labels:
+    if labels.parts is not None:
+        return labels.per_part(lambda part: _permuted(part, order), order.index(labels.parts.dim))
+    return labels.map(lambda data: data.permute(0, *(dim + 1 for dim in order)))
 
 
 @rule("transpose")
@@ -29,8 +35,10 @@ def transpose(call: Call) -> Result:
     """Two dimensions change places."""
     if call.ndim == 0:
         return call.input
-    first, second = (call[name] % call.ndim + 1 for name in ("dim0", "dim1"))
-    return call.input and call.input.map(lambda data: data.transpose(first, second))
+    first, second = (call[name] % call.ndim for name in ("dim0", "dim1"))
+    order = list(range(call.ndim))
+    order[first], order[second] = second, first
+    return call.input and _permuted(call.input, order)
 
 
 @rule("t")
