@@ -136,7 +136,7 @@ class AliasTable:
         alias.value, alias.version = value, root.version
 
     def _replay(self, step: Step, value: int) -> int:
-        return self._emit(step.func, (Ref(value), *step.args[1:]), step.kwargs, step.shapes)[step.output]
+        return self._emit(step.func, (ref(value), *step.args[1:]), step.kwargs, step.shapes)[step.output]
 
     def _scatter(self, step: Step, base: int, piece: int) -> int:
-        return self._emit(Scatter(step), (Ref(base), Ref(piece)), {}, [self._shapes[base]])[0]
+        return self._emit(Scatter(step), (ref(base), ref(piece)), {}, [self._shapes[base]])[0]

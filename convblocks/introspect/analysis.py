@@ -157,22 +157,20 @@ class Analysis:
         result: dict[Axis, Grown] = {}
         maps = exchanged(graph) if self._alike else None
         for axis, length in lengths.items():
-            policy = Local(length, self.native.shapes, grown=True)
             if result and maps is not None:
                 [like] = result.values()
-                result[axis] = self._mirror(like, axis, policy, maps)
+                result[axis] = self._mirror(like, axis, maps)
             else:
+                policy = Local(length, self.native.shapes, grown=True)
                 result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
 
-    def _mirror(self, like: Grown, axis: Axis, policy: Local, maps: frozenset[int]) -> Grown:
+    def _mirror(self, like: Grown, axis: Axis, maps: frozenset[int]) -> Grown:
         """The run along the width of a network that treats it as the height, from that along the height."""
         done: dict[int, Labels] = {}
         labels = {value: mirrored(item, done) if value in maps else item for value, item in like.labels.labels.items()}
-        policy.gates, policy.partial = like.policy.gates, like.policy.partial
-        return Grown(
-            like.graph, axis, like.length, Propagation(labels, dict(like.labels.unknown)), policy, like.agreed, like
-        )
+        along = Propagation(labels, dict(like.labels.unknown))
+        return Grown(like.graph, axis, like.length, along, like.policy, like.agreed, like)
 
     def _too_small(self, grown: Grown) -> frozenset[int]:
         """Values of which some unit sees too much of the input to tell its field."""

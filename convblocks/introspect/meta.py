@@ -97,6 +97,18 @@ def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     return x if _alike(x, y) or _within(y, x) else None
 
 
+def _places(
+    lengths: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int] | None:
+    """How many places a window has along every dimension; None where it does not fit."""
+    rooms = [n + 2 * p - d * (k - 1) - 1 for n, k, p, d in zip(lengths, kernel, padding, dilation, strict=True)]
+    return None if min(rooms, default=0) < 0 else [room // s + 1 for room, s in zip(rooms, stride, strict=True)]
+
+
 @cache
 def _convolution_keeps_format() -> bool:
     """Whether this version of torch gives the result the format of an operand; later ones are contiguous on meta."""
@@ -131,12 +143,10 @@ def _convolution(
         or shape[1] != kernel[1] * groups
     ):
         return None
-    out = [shape[0], kernel[0]]
-    for n, k, s, p, d in zip(shape[2:], kernel[2:], stride, padding, dilation, strict=True):
-        room = n + 2 * p - d * (k - 1) - 1
-        if room < 0:
-            return None
-        out.append(room // s + 1)
+    places = _places(shape[2:], kernel[2:], stride, padding, dilation)
+    if places is None:
+        return None
+    out = [shape[0], kernel[0], *places]
     if x.is_floating_point() and not _convolution_keeps_format():
         return _empty(x, out)
     # Of one place, strides do not matter; older versions of torch go by those of the weight too.
@@ -210,13 +220,10 @@ def _pooled(
         return None
     if not len(kernel) == len(stride) == len(padding) == len(dilation) == 2:
         return None
-    out = list(x.shape[:2])
-    for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
-        room = n + 2 * p - d * (k - 1) - 1
-        if room < 0 or not 0 <= 2 * p <= k or s < 1 or d < 1:
-            return None
-        out.append(room // s + 1)
-    return _empty(x, out)
+    if min(*stride, *dilation) < 1 or not all(0 <= 2 * p <= k for p, k in zip(padding, kernel, strict=True)):
+        return None
+    places = _places(x.shape[2:], kernel, stride, padding, dilation)
+    return None if places is None else _empty(x, (*x.shape[:2], *places))
 
 
 def _average(
