@@ -56,7 +56,7 @@ def parts(stage: str, out: Path, device: str, quick: bool, minutes: float, data:
     suite = ["--device", device, *small]
     if stage == "check":
         marked = ["-m", "gpu"] if device == "cuda" else []
-        test = [*python, "-m", "pytest", *marked, "-q", "-p", "no:cacheprovider"]
+        test = [*python, "-m", "pytest", *marked, "-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
         # Most of the time goes to compiling kernels, on the CPU.
         many = ["-n", "8"] if device == "cuda" and importlib.util.find_spec("xdist") else []
         found = [Part("tests", [*test, *many, "tests/ops/test_gpu.py" if quick else "tests/ops"], 0.6)]

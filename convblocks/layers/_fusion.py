@@ -90,26 +90,29 @@ def _train(found: Parts, x: Tensor) -> Tensor:
     from convblocks.ops import separable_training
 
     out, *stats = separable_training(x, *found[:4], found.batch(), *found.where)
-    count = out.numel() // out.shape[1]
-    for norm, both in zip(found.norms, stats, strict=True):
+    for norm, known in zip(found.norms, stats, strict=True):
         if norm is not None and norm.training and norm.track_running_stats:
-            _remember(norm, both.detach(), count)
+            _remember(norm, known.detach())
     return out
 
 
 @torch.no_grad()
-def _remember(norm: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
-    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device."""
+def _remember(norm: nn.BatchNorm2d, stats: Tensor) -> None:
+    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, in one launch."""
     mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if mean is None or variance is None:
         return
+    new_mean, _, new_variance = stats.to(mean.dtype).unbind()
     momentum: float | Tensor = 0.0 if norm.momentum is None else norm.momentum
     if batches is not None:
         batches.add_(1)
         if norm.momentum is None:
             momentum = batches.to(mean.dtype).reciprocal()
-    mean.lerp_(stats[0].to(mean.dtype), momentum)
-    variance.lerp_((stats[1] * (count / (count - 1))).to(variance.dtype), momentum)
+    if isinstance(momentum, Tensor):
+        mean.lerp_(new_mean, momentum)
+        variance.lerp_(new_variance, momentum)
+    else:
+        torch._foreach_lerp_([mean, variance], [new_mean, new_variance], momentum)
 
 
 def parts(block: nn.Module) -> Parts | str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convblocks.ops._choice import IntPair, choice, computed_in, pair
+from convblocks.ops._direct import call, plain
 
 
 def depthwise_conv2d(
@@ -55,11 +56,12 @@ def depthwise_conv2d(
     bias = None if bias is None else bias.to(computed_in(bias))
     if choice(x, weight, bias, s, p, d).path == "torch":
         return F.conv2d(x, weight, bias, s, p, d, x.shape[1] if x.dim() == 4 else x.shape[0])
+    if plain(x, weight, bias):
+        return call(_compute, _keep, _gradients, x, weight, bias, s, p, d)
     return _forward(x, weight, bias, s, p, d)
 
 
-@torch.library.custom_op("convblocks::depthwise_conv2d", mutates_args=())
-def _forward(
+def _compute(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -75,6 +77,9 @@ def _forward(
     return channels_last(F.conv2d(x, weight, bias, s, p, d, x.shape[1]))
 
 
+_forward = torch.library.custom_op("convblocks::depthwise_conv2d", _compute, mutates_args=())
+
+
 @_forward.register_fake
 def _(
     x: Tensor,
@@ -87,8 +92,7 @@ def _(
     return empty(x, (x.shape[0], x.shape[1], *sizes(x, weight, stride, padding, dilation)))
 
 
-@torch.library.custom_op("convblocks::depthwise_conv2d_backward", mutates_args=())
-def _backward(
+def _compute_gradients(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -109,6 +113,9 @@ def _backward(
         )
         dx, dw = channels_last(dx), dw.contiguous()
     return dx, dw, dy.new_empty(0) if db is None else db
+
+
+_backward = torch.library.custom_op("convblocks::depthwise_conv2d_backward", _compute_gradients, mutates_args=())
 
 
 @_backward.register_fake
@@ -132,7 +139,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    dx, dw, db = _backward(dy, x, weight, *ctx.rest, ctx.has_bias)
+    compute = _compute_gradients if not torch.is_grad_enabled() and plain(dy, x, weight) else _backward
+    dx, dw, db = compute(dy, x, weight, *ctx.rest, ctx.has_bias)
     return dx, dw, db if ctx.has_bias else None, None, None, None
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from convblocks.ops._kernels_sums import load_around
+
 # Sizes vary from call to call: a kernel made for a size of 1 or for multiples of 16 would be no faster, and compiled
 # anew for them, for seconds.
 SIZES = ["N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW"]
@@ -106,6 +108,7 @@ def rows_forward(
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -143,7 +146,7 @@ def rows_forward(
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
     if STATISTICS:
-        around = tl.load(AROUND + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
+        around = load_around(AROUND, c, c_ok)[None, :]
         plain = zero
         squares = zero
 
@@ -166,9 +169,26 @@ def rows_forward(
         p1 = zero
         q0 = zero
         q1 = zero
+        step = DW * C
+        top = first - PH
+        if AHEAD >= 1:
+            na, nb, nc, nd = row_of_four(x_at + top * W * C, step, ok_a, ok_b, ok_c, ok_d, top, H, column)
+        if AHEAD >= 2:
+            h = top + DH
+            ma, mb, mc, md = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
         for k in tl.range(rows + 2, num_stages=STAGES):
-            h = first + k * DH - PH
-            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            h = top + (k + AHEAD) * DH
+            h = tl.where(k + AHEAD < rows + 2, h, -1)
+            la, lb, lc, ld = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            if AHEAD == 0:
+                ra, rb, rc, rd = la, lb, lc, ld
+            else:
+                ra, rb, rc, rd = na, nb, nc, nd
+            if AHEAD == 1:
+                na, nb, nc, nd = la, lb, lc, ld
+            if AHEAD == 2:
+                na, nb, nc, nd = ma, mb, mc, md
+                ma, mb, mc, md = la, lb, lc, ld
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
@@ -229,6 +249,7 @@ def rows_backward(
     HAS_BIAS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -289,16 +310,35 @@ def rows_backward(
         p1 = zero
         q0 = zero
         q1 = zero
-        # x of the two rows above the one that k reaches.
-        x00 = zero
-        x01 = zero
-        x10 = zero
-        x11 = zero
+        # x of the two rows above the one that k reaches. Each starts from a zero of its own: what a loop hands on from
+        # one name to another, Triton takes for unchanged where both began as one and the same value.
+        x00 = tl.zeros((BU, BC), tl.float32)
+        x01 = tl.zeros((BU, BC), tl.float32)
+        x10 = tl.zeros((BU, BC), tl.float32)
+        x11 = tl.zeros((BU, BC), tl.float32)
+        step = DW * C
+        top = first + PH - 2 * DH
+        if AHEAD >= 1:
+            na, nb, nc, nd = row_of_four(g_at + top * WO * C, step, ok_a, ok_b, ok_c, ok_d, top, HO, column)
+            n0, n1 = _row_of_two(x_at + first * W * C, step, ok_0, ok_1, 0, rows, column)
+        if AHEAD >= 2:
+            h = top + DH
+            ma, mb, mc, md = row_of_four(g_at + h * WO * C, step, ok_a, ok_b, ok_c, ok_d, h, HO, column)
+            m0, m1 = _row_of_two(x_at + (first + DH) * W * C, step, ok_0, ok_1, 1, rows, column)
         for k in tl.range(rows + 2, num_stages=STAGES):
-            h = first + k * DH
-            g_row = h + PH - 2 * DH
-            ra, rb, rc, rd = row_of_four(g_at + g_row * WO * C, DW * C, ok_a, ok_b, ok_c, ok_d, g_row, HO, column)
-            r0, r1 = _row_of_two(x_at + h * W * C, DW * C, ok_0, ok_1, k, rows, column)
+            ahead = k + AHEAD
+            h = tl.where(ahead < rows + 2, top + ahead * DH, -1)
+            la, lb, lc, ld = row_of_four(g_at + h * WO * C, step, ok_a, ok_b, ok_c, ok_d, h, HO, column)
+            l0, l1 = _row_of_two(x_at + (first + ahead * DH) * W * C, step, ok_0, ok_1, ahead, rows, column)
+            if AHEAD == 0:
+                ra, rb, rc, rd, r0, r1 = la, lb, lc, ld, l0, l1
+            else:
+                ra, rb, rc, rd, r0, r1 = na, nb, nc, nd, n0, n1
+            if AHEAD == 1:
+                na, nb, nc, nd, n0, n1 = la, lb, lc, ld, l0, l1
+            if AHEAD == 2:
+                na, nb, nc, nd, n0, n1 = ma, mb, mc, md, m0, m1
+                ma, mb, mc, md, m0, m1 = la, lb, lc, ld, l0, l1
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
             gc = rc.to(tl.float32)
@@ -406,7 +446,7 @@ def gather_forward(
     out = Y + (n * (HO * WO * C))[:, None] + (((ho * WO + wo) * C)[:, None] + c[None, :])
     tl.store(out, sums.to(Y.dtype.element_ty), mask=p_ok[:, None] & column)
     if STATISTICS:
-        around = tl.load(AROUND + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
+        around = load_around(AROUND, c, c_ok)[None, :]
         d = tl.where(p_ok[:, None], sums - around, 0.0)
         row = PART + (pid // blocks).to(tl.int64) * (2 * C) + c
         tl.store(row, tl.sum(d, 0), mask=c_ok)

@@ -108,6 +108,7 @@ def rows_separable(
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
@@ -164,9 +165,26 @@ def rows_separable(
         p1 = zero
         q0 = zero
         q1 = zero
+        step = DW * C
+        top = first - PH
+        if AHEAD >= 1:
+            na, nb, nc, nd = row_of_four(x_at + top * W * C, step, ok_a, ok_b, ok_c, ok_d, top, H, column)
+        if AHEAD >= 2:
+            h = top + DH
+            ma, mb, mc, md = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
         for k in tl.range(rows + 2, num_stages=STAGES):
-            h = first + k * DH - PH
-            ra, rb, rc, rd = row_of_four(x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            h = top + (k + AHEAD) * DH
+            h = tl.where(k + AHEAD < rows + 2, h, -1)
+            la, lb, lc, ld = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
+            if AHEAD == 0:
+                ra, rb, rc, rd = la, lb, lc, ld
+            else:
+                ra, rb, rc, rd = na, nb, nc, nd
+            if AHEAD == 1:
+                na, nb, nc, nd = la, lb, lc, ld
+            if AHEAD == 2:
+                na, nb, nc, nd = ma, mb, mc, md
+                ma, mb, mc, md = la, lb, lc, ld
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)

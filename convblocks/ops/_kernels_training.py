@@ -16,6 +16,7 @@ import triton.language as tl
 
 from convblocks.ops._kernels import activate
 from convblocks.ops._kernels_separable import load_affine, tensor_float
+from convblocks.ops._kernels_sums import load_around
 
 # As in `_kernels`: no kernel is made for one size of these.
 POSITIONS = ["M", "UNITS", "UNITS_O", "TILES"]
@@ -200,7 +201,7 @@ def pointwise_forward(
     point = tl.load(POINT + o[None, :] * C + c[:, None], mask=c_ok[:, None] & o_ok[None, :], other=0.0)
     point = _round(point, Y1.dtype.element_ty)
     if STATISTICS:
-        around = tl.load(AROUND + o, mask=o_ok, other=0.0).to(tl.float32)[None, :]
+        around = load_around(AROUND, o, o_ok)[None, :]
         plain = tl.zeros((BP, BO), tl.float32)
         squares = tl.zeros((BP, BO), tl.float32)
     pid = tl.program_id(0)

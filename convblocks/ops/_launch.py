@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels
+from convblocks.ops import _kernels, _launch_sums
 
 Pair = tuple[int, int]
 # A kernel's launch has no types that a checker could follow.
@@ -29,12 +29,13 @@ class Tiling(NamedTuple):
     warps: int = 4
     stages: int = 3
     """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
+    registers: int = 0
 
 
 ROWS_FORWARD = Tiling()
-ROWS_BACKWARD = Tiling()
+ROWS_BACKWARD = Tiling(block=8, stages=-1)
 # The sums for the bias take the registers and the instructions of one more row.
-ROWS_BACKWARD_BIAS = Tiling(stages=2)
+ROWS_BACKWARD_BIAS = Tiling(block=8, stages=-1)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -108,7 +109,8 @@ def forward(
                 HAS_SHIFT=bias is not None or scale is not None,
                 ACT=act,
                 STATISTICS=around is not None,
-                STAGES=tiling.stages,
+                STAGES=max(1, tiling.stages),
+                AHEAD=max(0, -tiling.stages),
                 BU=tiling.block,
                 **common,
             )
@@ -175,12 +177,13 @@ def backward(
                 plan.pairs,
                 plan.tiles,
                 HAS_BIAS=has_bias,
-                STAGES=tiling.stages,
+                STAGES=max(1, tiling.stages),
+                AHEAD=max(0, -tiling.stages),
                 BU=tiling.block,
                 **common,
             )
             if has_bias:
-                bias = part_bias.sum(0).to(dy.dtype)
+                bias = _launch_sums.total(part_bias, dy.dtype, (c,))
         else:
             chunks = blocks(n * h * w, tiling.block)
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
@@ -203,7 +206,7 @@ def backward(
             )
             if has_bias:
                 bias = dy.sum((0, 2, 3))
-        return out, part.sum(0).to(weight.dtype).view(weight.shape), bias
+        return out, _launch_sums.total(part, weight.dtype, weight.shape), bias
 
 
 class Plan(NamedTuple):
@@ -243,7 +246,7 @@ def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
     unit = math.gcd(channels, 16)
     options = {"UNIT": unit, "BC": tiling.channels, "EVEN_C": channels % tiling.channels == 0}
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False}
+    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False} | ({"maxnreg": tiling.registers} if tiling.registers else {})
 
 
 def blocks(size: int, block: int) -> int:

@@ -60,7 +60,7 @@ def forward(
         "num_warps": tiling.warps,
         # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
         "enable_fp_fusion": False,
-    }
+    } | ({"maxnreg": tiling.registers} if tiling.registers else {})
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
@@ -70,7 +70,8 @@ def forward(
                 plan.strips,
                 plan.pairs,
                 plan.tiles,
-                STAGES=tiling.stages,
+                STAGES=max(1, tiling.stages),
+                AHEAD=max(0, -tiling.stages),
                 BU=tiling.block,
                 **options,
             )

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels_training, _launch
+from convblocks.ops import _kernels_training, _launch, _launch_sums
 from convblocks.ops._launch import Pair, blocks
 from convblocks.ops._launch_separable import has, power_of_two
-from convblocks.ops._norm import around, factors, known, statistics
 from convblocks.ops._stage import Stage
 
 # A kernel's launch has no types that a checker could follow.
@@ -57,16 +56,16 @@ def forward(
     `batch` tells which norm takes the statistics of the batch; the other one takes those it has.
     """
     pointwise = pointwise.contiguous()
-    (c, o), near = (pointwise.shape[1], pointwise.shape[0]), around(first, x, x.shape[1])
+    (c, o), near = (pointwise.shape[1], pointwise.shape[0]), _around(first, x, x.shape[1])
     y1, sums = _launch.forward(x, depthwise, None, stride, padding, dilation, around=near if batch[0] else None)
     n, _, h, w = y1.shape
     m = n * h * w
-    stats1 = known(first) if sums is None else statistics(sums, near, m)
     y2, out = (_empty(x, (n, o, h, w)) for _ in range(2))
     plan = cut(m, max(c, o), PROGRAMS)
-    near = around(second, x, o)
     part = x.new_empty((plan.programs, 2, o), dtype=torch.float32)
     with torch.cuda.device_of(x):
+        stats1 = _known(first) if sums is None else _launch_sums.statistics(sums, near, m)
+        near = _around(second, x, o)
         kernels.pointwise_forward[(plan.programs,)](
             y1,
             pointwise,
@@ -82,7 +81,7 @@ def forward(
             STAGES=STAGES,
             **_options(plan, c, o),
         )
-        stats2 = statistics(part, near, m) if batch[1] else known(second)
+        stats2 = _launch_sums.statistics(part, near, m) if batch[1] else _known(second)
         plan = cut(m, o, m)
         kernels.normalise[(plan.programs,)](
             y2, *_norm(stats2, second), out, m, *_units(o), **_named("", second), **_options(plan, o)
@@ -126,7 +125,7 @@ def backward(
             STAGES=STAGES,
             **_options(plan, o),
         )
-        of2 = factors(part.sum(0, dtype=torch.float64), stats2, second, batch[1], m)
+        of2 = _launch_sums.gradients(part, stats2, second, batch[1], m)
         plan = cut(m, max(c, o), PROGRAMS_BACKWARD)
         part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
         part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
@@ -138,7 +137,7 @@ def backward(
             pointwise,
             *norm1,
             *norm2,
-            of2.table.float(),
+            of2.table,
             du1,
             part_point,
             part,
@@ -150,13 +149,24 @@ def backward(
             STAGES=STAGES,
             **_options(plan, c, o),
         )
-        d_pointwise = part_point.sum(0).to(pointwise.dtype).view(pointwise.shape)
-        of1 = factors(part.sum(0, dtype=torch.float64), stats1, first, batch[0], m)
+        d_pointwise = _launch_sums.total(part_point, pointwise.dtype, pointwise.shape)
+        of1 = _launch_sums.gradients(part, stats1, first, batch[0], m)
         plan = cut(m, c, m)
         # In its place: every element is read and written by one program.
-        kernels.norm_backward[(plan.programs,)](y1, du1, of1.table.float(), du1, m, *_units(c), **_options(plan, c))
+        kernels.norm_backward[(plan.programs,)](y1, du1, of1.table, du1, m, *_units(c), **_options(plan, c))
     dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False)
     return dx, d_depthwise, d_pointwise, of1.weight, of1.shift, of2.weight, of2.shift
+
+
+def _around(stage: Stage, like: Tensor, channels: int) -> Tensor:
+    # A norm in training does not care what became of its running statistics: the kernels read what is no number as 0.
+    return like.new_zeros(channels, dtype=torch.float32) if stage.mean is None else stage.mean.contiguous()
+
+
+def _known(stage: Stage) -> Tensor:
+    assert stage.mean is not None
+    assert stage.variance is not None
+    return torch.stack((stage.mean, stage.variance, stage.variance)).float()
 
 
 def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -167,7 +177,8 @@ def _norm(stats: Tensor, stage: Stage) -> tuple[Tensor, ...]:
     # What is absent is not read: any tensor stands for it.
     absent = stats if stage.weight is None else stage.weight
     shift = stats if stage.shift is None else stage.shift
-    return stats[0], stats[1], absent.contiguous(), shift.contiguous()
+    mean, variance, _ = stats.unbind()
+    return mean, variance, absent.contiguous(), shift.contiguous()
 
 
 def _named(end: str, stage: Stage) -> dict[str, Any]:

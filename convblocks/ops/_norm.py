@@ -1,4 +1,4 @@
-"""The arithmetic of batch norm that is done once a channel: statistics, and what its gradient comes to."""
+"""The arithmetic of a batch norm's gradient that is done once a channel, by PyTorch's operations."""
 
 from __future__ import annotations
 
@@ -18,34 +18,13 @@ class Factors(NamedTuple):
     shift: Tensor
 
 
-def around(stage: Stage, like: Tensor, channels: int) -> Tensor:
-    """Return a number a channel near the mean: sums of squares about it lose less to rounding than about 0."""
-    if stage.mean is None:
-        return like.new_zeros(channels, dtype=torch.float32)
-    # A norm in training does not care what became of its running statistics.
-    return stage.mean.float().nan_to_num(0.0, 0.0, 0.0)
-
-
-def statistics(sums: Tensor, center: Tensor, count: int) -> Tensor:
-    """Return mean and variance, (2, C), from rows of sums of y - center and of its square, (rows, 2, C)."""
-    mean, square = (sums.sum(0, dtype=torch.float64) / count).unbind()
-    return torch.stack((mean + center, (square - mean * mean).clamp_min(0))).float()
-
-
-def known(stage: Stage) -> Tensor:
-    """Return the running mean and variance as `statistics` gives those of a batch."""
-    assert stage.mean is not None
-    assert stage.variance is not None
-    return torch.stack((stage.mean, stage.variance)).float()
-
-
 def factors(sums: Tensor, stats: Tensor, stage: Stage, batch: bool, count: int) -> Factors:
     """Turn the sums of du and of du * (y - mean), (2, C) in float64, into the norm's gradients.
 
     Where the statistics are those of the batch, they depend on y too.
     """
     plain, moved = sums.unbind()
-    mean, variance = stats.double().unbind()
+    mean, variance, _ = stats.double().unbind()
     inverse = (variance + stage.eps).rsqrt()
     scale = inverse if stage.weight is None else inverse * stage.weight.double()
     of_y = -scale * inverse * inverse * moved / count if batch else torch.zeros_like(scale)

@@ -14,6 +14,7 @@ from torch import Tensor, library
 
 from convblocks.ops._choice import Choice, IntPair, Pair, case, choice, computed_in, decide, pair, unfit, unfit_shape
 from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
+from convblocks.ops._direct import plain
 from convblocks.ops._stage import ACTIVATIONS, Stage
 
 # Up to here the registers and the shared memory of one program suffice.
@@ -68,7 +69,10 @@ def depthwise_separable_conv2d(
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     if separable_choice(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
         stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
-        return _separable(x.to(computed_in(x)), depthwise, pointwise, *stages, s, p, d)
+        x = x.to(computed_in(x))
+        # No gradient is asked for.
+        compute = _compute if plain(x, depthwise, pointwise, *stages[0], *stages[1]) else _separable
+        return compute(x, depthwise, pointwise, *stages, s, p, d)
     y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
     return second.rest(F.conv2d(y, pointwise, second.bias))
 
@@ -186,8 +190,7 @@ def _checked(name: str, stage: Stage | None) -> Stage:
     return stage
 
 
-@library.custom_op("convblocks::depthwise_separable_conv2d", mutates_args=())
-def _separable(
+def _compute(
     x: Tensor,
     depthwise: Tensor,
     pointwise: Tensor,
@@ -210,6 +213,9 @@ def _separable(
     depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y = one.rest(F.conv2d(x, depthwise, _cast(one.bias, x), s, p, d, x.shape[1]))
     return channels_last(two.rest(F.conv2d(y, pointwise, _cast(two.bias, x))))
+
+
+_separable = library.custom_op("convblocks::depthwise_separable_conv2d", _compute, mutates_args=())
 
 
 @_separable.register_fake

@@ -15,6 +15,7 @@ from torch import Tensor, library
 
 from convblocks.ops._choice import Choice, Pair, computed_in, decide
 from convblocks.ops._depthwise import channels_last, empty, pairs, sizes
+from convblocks.ops._direct import call, plain
 from convblocks.ops._norm import factors
 from convblocks.ops._separable import separable_case, tensor_float, unfit_block
 from convblocks.ops._stage import ACTIVATIONS, Stage
@@ -84,7 +85,8 @@ def separable_training(
         dilation: likewise.
 
     Returns:
-        The output, and mean and variance of each norm, (2, C) and (2, O), the variance over the number of positions.
+        The output, and of each norm, (3, C) and (3, O), mean, variance over the number of positions, and variance over
+        one less, which is what running statistics are made of.
 
     Shape:
         - Input: (N, C, H, W)
@@ -96,18 +98,21 @@ def separable_training(
         >>> stages = Stage(act="relu"), Stage(act="relu")
         >>> out, one, two = separable_training(x, depthwise, pointwise, *stages, (True, True), *where)
         >>> out.shape, one.shape, two.shape
-        (torch.Size([2, 4, 5, 5]), torch.Size([2, 3]), torch.Size([2, 4]))
+        (torch.Size([2, 4, 5, 5]), torch.Size([3, 3]), torch.Size([3, 4]))
     """
     x, depthwise, pointwise = (t.to(computed_in(t)) for t in (x, depthwise, pointwise))
     affine = first.weight, first.shift, second.weight, second.shift
     known = first.mean, first.variance, second.mean, second.variance
     rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation
-    out, _, _, stats1, stats2 = _training(x, depthwise, pointwise, *affine, *known, *rest)
+    given = x, depthwise, pointwise, *affine, *known
+    if plain(*given):
+        out, _, _, stats1, stats2 = call(_compute, _keep, _gradients, *given, *rest)
+    else:
+        out, _, _, stats1, stats2 = _training(*given, *rest)
     return out, stats1, stats2
 
 
-@library.custom_op("convblocks::separable_training", mutates_args=())
-def _training(
+def _compute(
     x: Tensor,
     depthwise: Tensor,
     pointwise: Tensor,
@@ -142,6 +147,9 @@ def _training(
     return channels_last(_activated(y2, stats2, second)), y1, y2, stats1, stats2
 
 
+_training = library.custom_op("convblocks::separable_training", _compute, mutates_args=())
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
@@ -150,9 +158,10 @@ def _statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
     if not batch:
         assert stage.mean is not None
         assert stage.variance is not None
-        return torch.stack((stage.mean, stage.variance)).to(_wide(y))
+        return torch.stack((stage.mean, stage.variance, stage.variance)).to(_wide(y))
     variance, mean = torch.var_mean(y.to(_wide(y)), (0, 2, 3), correction=0)
-    return torch.stack((mean, variance))
+    count = y.numel() // y.shape[1]
+    return torch.stack((mean, variance, variance * (count / max(count - 1, 1))))
 
 
 def _normalised(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
@@ -186,12 +195,11 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (n, c), o = x.shape[:2], pointwise.shape[0]
     size = sizes(x, depthwise, stride, padding, dilation)
-    stats1, stats2 = (x.new_empty((2, width), dtype=_wide(x)) for width in (c, o))
+    stats1, stats2 = (x.new_empty((3, width), dtype=_wide(x)) for width in (c, o))
     return empty(x, (n, o, *size)), empty(x, (n, c, *size)), empty(x, (n, o, *size)), stats1, stats2
 
 
-@library.custom_op("convblocks::separable_training_backward", mutates_args=())
-def _backward(
+def _compute_gradients(
     dout: Tensor,
     x: Tensor,
     depthwise: Tensor,
@@ -238,6 +246,9 @@ def _backward(
         g.to((stats if t is None else t).dtype).contiguous() for g, (t, stats) in zip(found[3:], kinds, strict=True)
     )
     return found[0], found[1].contiguous(), found[2].contiguous(), a, b, c, d_
+
+
+_backward = library.custom_op("convblocks::separable_training_backward", _compute_gradients, mutates_args=())
 
 
 _aten = torch.ops.aten
@@ -290,6 +301,8 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # Nothing asks for gradients of what is kept: zeros in their place would be two tensors to write.
+    ctx.set_materialize_grads(False)
     _, y1, y2, stats1, stats2 = output
     # A norm over the batch changes its running statistics before the backward pass, which does not need them.
     batch1, batch2 = inputs[11]
@@ -298,7 +311,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*inputs[:7], *known, y1, y2, stats1, stats2)
 
 
-def _gradients(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dout: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dout is None:
+        return (None,) * 17
     saved = ctx.saved_tensors
     x, depthwise, pointwise, *affine = saved[:7]
     if torch.is_grad_enabled():
@@ -308,7 +323,8 @@ def _gradients(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         found = iter(torch.autograd.grad(out, leaves, dout, create_graph=True, allow_unused=True))
         ordered = [next(found) if t is not None and t.requires_grad else None for t in saved[:7]]
     else:
-        found = _backward(dout, x, depthwise, pointwise, *saved[11:], *affine, *ctx.rest)
+        given = dout, x, depthwise, pointwise, *saved[11:], *affine
+        found = (_compute_gradients if plain(*given) else _backward)(*given, *ctx.rest)
         ordered = [None if t is None else g for t, g in zip(saved[:7], found, strict=True)]
     return *ordered, *(None,) * 10
 

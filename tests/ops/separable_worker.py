@@ -110,7 +110,9 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
     for number, (batch, y, s) in enumerate(zip(case.batch, (y1, y2), stats, strict=True), 1):
         variance, mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
         known = (first, second)[number - 1].tensors()[1:3]
-        for name, mine, true in zip(("mean", "variance"), s, (mean, variance) if batch else known, strict=True):
+        count = y.numel() // y.shape[1]
+        true_ones = (mean, variance, variance * count / (count - 1)) if batch else (*known, known[1])
+        for name, mine, true in zip(("mean", "variance", "unbiased"), s, true_ones, strict=True):
             assert true is not None
             found[f"{name}{number}"] = relative(mine, true), 0.0
     return found
