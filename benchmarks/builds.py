@@ -50,7 +50,7 @@ def rows(
     chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SCALE", "SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
-    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": max(1, chosen.stages), "AHEAD": max(0, -chosen.stages)}
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
     constants |= {"HAS_SCALE": not statistics, "HAS_SHIFT": not statistics, "ACT": "" if statistics else "relu"}
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels.rows_backward if backward else _kernels.rows_forward
@@ -89,7 +89,7 @@ def separable(
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "POINT", "BIAS_1", "BIAS_2", "Y"), SHORT[dtype])
     pointers |= {f"{name}{end}": "fp32" for name in FLOATS for end in ENDS[1:]}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}
-    constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": max(1, chosen.stages), "AHEAD": max(0, -chosen.stages)}
+    constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": chosen.stages}
     constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
     constants |= {"BU": chosen.block, "BP": chosen.block}
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
@@ -104,7 +104,8 @@ def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build
     """One of the kernels of a block in training, by its name."""
     kernel = getattr(_kernels_training, name)
     both = name.startswith("pointwise")
-    cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 264)
+    widest = 64 if name == "pointwise_backward" else 128
+    cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 264, widest)
     own = ("Y", "Y1", "Y2", "DOUT", "DU", "DU1", "DY", "OUT", "POINT")
     wide = ("PART", "PART_POINT", "FACTOR", "FACTOR_2", "AROUND")
     pointers = dict.fromkeys(own, SHORT[dtype]) | dict.fromkeys(wide, "fp32")
@@ -119,7 +120,7 @@ def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build
 
 
 def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: float) -> Build:
-    outputs = 2 * tiling.block * width / (32 * tiling.warps) * tiling.rows
+    outputs = 4 * tiling.block * width / (32 * tiling.warps) * tiling.rows
     return Build(assembly, outputs, tiling.rows + 2)
 
 

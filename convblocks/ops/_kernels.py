@@ -20,7 +20,7 @@ from convblocks.ops._kernels_sums import load_around
 # Sizes vary from call to call: a kernel made for a size of 1 or for multiples of 16 would be no faster, and compiled
 # anew for them, for seconds.
 SIZES = ["N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW"]
-ROLLING = [*SIZES, "ROWS", "STRIPS", "PAIRS", "TILES"]
+ROLLING = [*SIZES, "ROWS", "STRIPS", "QUADS", "TILES"]
 
 
 @triton.jit
@@ -59,23 +59,45 @@ def within(index, size):
 
 
 @triton.jit
-def row_of_four(at, step, ok_a, ok_b, ok_c, ok_d, row, size, column):
-    """Four neighbouring columns of one row; zeros where the row or a column lies outside."""
+def row_of_six(at, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, row, size, column):
+    """Six neighbouring columns of one row; zeros where the row or a column lies outside."""
     # A condition on a scalar must have the block's shape: Triton's interpreter refuses to combine the two.
     ok = within(tl.zeros(ok_a.shape, tl.int32) + row, size)
     a = tl.load(at, mask=(ok_a & ok)[:, None] & column, other=0.0)
     b = tl.load(at + step, mask=(ok_b & ok)[:, None] & column, other=0.0)
     c = tl.load(at + 2 * step, mask=(ok_c & ok)[:, None] & column, other=0.0)
     d = tl.load(at + 3 * step, mask=(ok_d & ok)[:, None] & column, other=0.0)
+    e = tl.load(at + 4 * step, mask=(ok_e & ok)[:, None] & column, other=0.0)
+    f = tl.load(at + 5 * step, mask=(ok_f & ok)[:, None] & column, other=0.0)
+    return a, b, c, d, e, f
+
+
+@triton.jit
+def _row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
+    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
+    a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
+    b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
+    c = tl.load(at + 2 * step, mask=(ok_2 & ok)[:, None] & column, other=0.0)
+    d = tl.load(at + 3 * step, mask=(ok_3 & ok)[:, None] & column, other=0.0)
     return a, b, c, d
 
 
 @triton.jit
-def _row_of_two(at, step, ok_0, ok_1, row, size, column):
-    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
-    a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
-    b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
-    return a, b
+def three(a, b, c, w_a, w_b, w_c, sums):
+    return tl.fma(c, w_c, tl.fma(b, w_b, tl.fma(a, w_a, sums)))
+
+
+@triton.jit
+def four(x_0, x_1, x_2, x_3, g_0, g_1, g_2, g_3, sums):
+    return tl.fma(x_3, g_3, tl.fma(x_2, g_2, tl.fma(x_1, g_1, tl.fma(x_0, g_0, sums))))
+
+
+@triton.jit
+def quad(tile, N, QUADS, DW, BU: tl.constexpr):
+    """Where the units of a tile lie: whether there are such, image, first column of the four."""
+    u = tile * BU + tl.arange(0, BU)
+    w = (u % QUADS) // DW * (4 * DW) + (u % QUADS) % DW
+    return u < N * QUADS, (u // QUADS).to(tl.int64), w
 
 
 @triton.jit(do_not_specialize=ROLLING)
@@ -99,7 +121,7 @@ def rows_forward(
     PW,
     ROWS,
     STRIPS,
-    PAIRS,
+    QUADS,
     TILES,
     UNIT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
@@ -108,15 +130,15 @@ def rows_forward(
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
-    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
     """3 x 3, stride 1: every input row is read once, and feeds the three output rows it belongs to.
 
     Output rows of one residue modulo DH need input rows of one residue, so a dilated kernel is an undilated one on
-    every DH-th row. A program rolls down ROWS of them. Along the width a unit u is a pair of columns (w, w + DW) of one
-    residue modulo DW, which needs four input columns where single ones need six. Units run on from image to image, so
+    every DH-th row. A program rolls down ROWS of them. Along the width a unit u is four columns w, w + DW, w + 2 DW and
+    w + 3 DW of one residue modulo DW, which need six input columns where single ones need twelve: what is read twice
+    comes from the L2 cache, whose bandwidth is little more than that of memory. Units run on from image to image, so
     that small images fill a block too. STATISTICS asks for the sums of y - AROUND and of its square, for a norm.
     """
     C = UNITS * UNIT
@@ -151,72 +173,76 @@ def rows_forward(
         squares = zero
 
     for tile in range(TILES):
-        u = (chunk * TILES + tile) * BU + tl.arange(0, BU)
-        u_ok = u < N * PAIRS
-        n = (u // PAIRS).to(tl.int64)
-        w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
+        u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
         left = w - PW
         ok_a = u_ok & within(left, W)
         ok_b = u_ok & within(left + DW, W)
         ok_c = u_ok & within(left + 2 * DW, W)
         ok_d = u_ok & within(left + 3 * DW, W)
+        ok_e = u_ok & within(left + 4 * DW, W)
+        ok_f = u_ok & within(left + 5 * DW, W)
         ok_0 = u_ok & (w < WO)
         ok_1 = u_ok & (w + DW < WO)
+        ok_2 = u_ok & (w + 2 * DW < WO)
+        ok_3 = u_ok & (w + 3 * DW < WO)
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
         y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
+        step = DW * C
         # Sums of the next output row (two taps already there) and of the one after it (one tap).
         p0 = zero
         p1 = zero
+        p2 = zero
+        p3 = zero
         q0 = zero
         q1 = zero
-        step = DW * C
-        top = first - PH
-        if AHEAD >= 1:
-            na, nb, nc, nd = row_of_four(x_at + top * W * C, step, ok_a, ok_b, ok_c, ok_d, top, H, column)
-        if AHEAD >= 2:
-            h = top + DH
-            ma, mb, mc, md = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
+        q2 = zero
+        q3 = zero
         for k in tl.range(rows + 2, num_stages=STAGES):
-            h = top + (k + AHEAD) * DH
-            h = tl.where(k + AHEAD < rows + 2, h, -1)
-            la, lb, lc, ld = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
-            if AHEAD == 0:
-                ra, rb, rc, rd = la, lb, lc, ld
-            else:
-                ra, rb, rc, rd = na, nb, nc, nd
-            if AHEAD == 1:
-                na, nb, nc, nd = la, lb, lc, ld
-            if AHEAD == 2:
-                na, nb, nc, nd = ma, mb, mc, md
-                ma, mb, mc, md = la, lb, lc, ld
+            h = first + k * DH - PH
+            ra, rb, rc, rd, re, rf = row_of_six(
+                x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column
+            )
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
             xd = rd.to(tl.float32)
-            y0 = tl.fma(xc, w22, tl.fma(xb, w21, tl.fma(xa, w20, p0)))
-            y1 = tl.fma(xd, w22, tl.fma(xc, w21, tl.fma(xb, w20, p1)))
-            p0 = tl.fma(xc, w12, tl.fma(xb, w11, tl.fma(xa, w10, q0)))
-            p1 = tl.fma(xd, w12, tl.fma(xc, w11, tl.fma(xb, w10, q1)))
+            xe = re.to(tl.float32)
+            xf = rf.to(tl.float32)
+            y0 = three(xa, xb, xc, w20, w21, w22, p0)
+            y1 = three(xb, xc, xd, w20, w21, w22, p1)
+            y2 = three(xc, xd, xe, w20, w21, w22, p2)
+            y3 = three(xd, xe, xf, w20, w21, w22, p3)
+            p0 = three(xa, xb, xc, w10, w11, w12, q0)
+            p1 = three(xb, xc, xd, w10, w11, w12, q1)
+            p2 = three(xc, xd, xe, w10, w11, w12, q2)
+            p3 = three(xd, xe, xf, w10, w11, w12, q3)
             q0 = tl.fma(xc, w02, tl.fma(xb, w01, xa * w00))
             q1 = tl.fma(xd, w02, tl.fma(xc, w01, xb * w00))
+            q2 = tl.fma(xe, w02, tl.fma(xd, w01, xc * w00))
+            q3 = tl.fma(xf, w02, tl.fma(xe, w01, xd * w00))
             if HAS_SCALE:
                 y0 = tl.fma(y0, scale, shift)
                 y1 = tl.fma(y1, scale, shift)
+                y2 = tl.fma(y2, scale, shift)
+                y3 = tl.fma(y3, scale, shift)
             elif HAS_SHIFT:
                 y0 = y0 + shift
                 y1 = y1 + shift
-            if STATISTICS:
-                some = (tl.zeros((BU,), tl.int32) + k) >= 2
-                d0 = tl.where((ok_0 & some)[:, None], y0 - around, 0.0)
-                d1 = tl.where((ok_1 & some)[:, None], y1 - around, 0.0)
-                plain += d0 + d1
-                squares = tl.fma(d1, d1, tl.fma(d0, d0, squares))
-            y0 = activate(y0, ACT)
-            y1 = activate(y1, ACT)
+                y2 = y2 + shift
+                y3 = y3 + shift
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
+            if STATISTICS:
+                d0 = tl.where((ok_0 & done)[:, None], y0 - around, 0.0)
+                d1 = tl.where((ok_1 & done)[:, None], y1 - around, 0.0)
+                d2 = tl.where((ok_2 & done)[:, None], y2 - around, 0.0)
+                d3 = tl.where((ok_3 & done)[:, None], y3 - around, 0.0)
+                plain += (d0 + d1) + (d2 + d3)
+                squares = tl.fma(d3, d3, tl.fma(d2, d2, tl.fma(d1, d1, tl.fma(d0, d0, squares))))
             out = y_at + (first + (k - 2) * DH) * WO * C
-            tl.store(out, y0.to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
-            tl.store(out + DW * C, y1.to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
+            tl.store(out, activate(y0, ACT).to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
+            tl.store(out + step, activate(y1, ACT).to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
+            tl.store(out + 2 * step, activate(y2, ACT).to(Y.dtype.element_ty), mask=(ok_2 & done)[:, None] & column)
+            tl.store(out + 3 * step, activate(y3, ACT).to(Y.dtype.element_ty), mask=(ok_3 & done)[:, None] & column)
     if STATISTICS:
         row = PART + (chunk * STRIPS + strip).to(tl.int64) * (2 * C) + c
         tl.store(row, tl.sum(plain, 0), mask=c_ok)
@@ -243,13 +269,12 @@ def rows_backward(
     PW,
     ROWS,
     STRIPS,
-    PAIRS,
+    QUADS,
     TILES,
     UNIT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
-    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -291,89 +316,102 @@ def rows_backward(
     bias = zero
 
     for tile in range(TILES):
-        u = (chunk * TILES + tile) * BU + tl.arange(0, BU)
-        u_ok = u < N * PAIRS
-        n = (u // PAIRS).to(tl.int64)
-        w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
+        u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
         left = w + PW - 2 * DW
         ok_a = u_ok & within(left, WO)
         ok_b = u_ok & within(left + DW, WO)
         ok_c = u_ok & within(left + 2 * DW, WO)
         ok_d = u_ok & within(left + 3 * DW, WO)
+        ok_e = u_ok & within(left + 4 * DW, WO)
+        ok_f = u_ok & within(left + 5 * DW, WO)
         ok_0 = u_ok & (w < W)
         ok_1 = u_ok & (w + DW < W)
+        ok_2 = u_ok & (w + 2 * DW < W)
+        ok_3 = u_ok & (w + 3 * DW < W)
         g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
         own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
         x_at = X + own
         dx_at = DX + own
+        step = DW * C
         p0 = zero
         p1 = zero
+        p2 = zero
+        p3 = zero
         q0 = zero
         q1 = zero
+        q2 = zero
+        q3 = zero
         # x of the two rows above the one that k reaches. Each starts from a zero of its own: what a loop hands on from
         # one name to another, Triton takes for unchanged where both began as one and the same value.
         x00 = tl.zeros((BU, BC), tl.float32)
         x01 = tl.zeros((BU, BC), tl.float32)
+        x02 = tl.zeros((BU, BC), tl.float32)
+        x03 = tl.zeros((BU, BC), tl.float32)
         x10 = tl.zeros((BU, BC), tl.float32)
         x11 = tl.zeros((BU, BC), tl.float32)
-        step = DW * C
-        top = first + PH - 2 * DH
-        if AHEAD >= 1:
-            na, nb, nc, nd = row_of_four(g_at + top * WO * C, step, ok_a, ok_b, ok_c, ok_d, top, HO, column)
-            n0, n1 = _row_of_two(x_at + first * W * C, step, ok_0, ok_1, 0, rows, column)
-        if AHEAD >= 2:
-            h = top + DH
-            ma, mb, mc, md = row_of_four(g_at + h * WO * C, step, ok_a, ok_b, ok_c, ok_d, h, HO, column)
-            m0, m1 = _row_of_two(x_at + (first + DH) * W * C, step, ok_0, ok_1, 1, rows, column)
+        x12 = tl.zeros((BU, BC), tl.float32)
+        x13 = tl.zeros((BU, BC), tl.float32)
         for k in tl.range(rows + 2, num_stages=STAGES):
-            ahead = k + AHEAD
-            h = tl.where(ahead < rows + 2, top + ahead * DH, -1)
-            la, lb, lc, ld = row_of_four(g_at + h * WO * C, step, ok_a, ok_b, ok_c, ok_d, h, HO, column)
-            l0, l1 = _row_of_two(x_at + (first + ahead * DH) * W * C, step, ok_0, ok_1, ahead, rows, column)
-            if AHEAD == 0:
-                ra, rb, rc, rd, r0, r1 = la, lb, lc, ld, l0, l1
-            else:
-                ra, rb, rc, rd, r0, r1 = na, nb, nc, nd, n0, n1
-            if AHEAD == 1:
-                na, nb, nc, nd, n0, n1 = la, lb, lc, ld, l0, l1
-            if AHEAD == 2:
-                na, nb, nc, nd, n0, n1 = ma, mb, mc, md, m0, m1
-                ma, mb, mc, md, m0, m1 = la, lb, lc, ld, l0, l1
+            h = first + k * DH
+            g_row = h + PH - 2 * DH
+            ra, rb, rc, rd, re, rf = row_of_six(
+                g_at + g_row * WO * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, g_row, HO, column
+            )
+            r0, r1, r2, r3 = _row_of_four(x_at + h * W * C, step, ok_0, ok_1, ok_2, ok_3, k, rows, column)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
             gc = rc.to(tl.float32)
             gd = rd.to(tl.float32)
+            ge = re.to(tl.float32)
+            gf = rf.to(tl.float32)
             x20 = r0.to(tl.float32)
             x21 = r1.to(tl.float32)
-            y0 = tl.fma(ga, w02, tl.fma(gb, w01, tl.fma(gc, w00, p0)))
-            y1 = tl.fma(gb, w02, tl.fma(gc, w01, tl.fma(gd, w00, p1)))
-            p0 = tl.fma(ga, w12, tl.fma(gb, w11, tl.fma(gc, w10, q0)))
-            p1 = tl.fma(gb, w12, tl.fma(gc, w11, tl.fma(gd, w10, q1)))
+            x22 = r2.to(tl.float32)
+            x23 = r3.to(tl.float32)
+            y0 = three(gc, gb, ga, w00, w01, w02, p0)
+            y1 = three(gd, gc, gb, w00, w01, w02, p1)
+            y2 = three(ge, gd, gc, w00, w01, w02, p2)
+            y3 = three(gf, ge, gd, w00, w01, w02, p3)
+            p0 = three(gc, gb, ga, w10, w11, w12, q0)
+            p1 = three(gd, gc, gb, w10, w11, w12, q1)
+            p2 = three(ge, gd, gc, w10, w11, w12, q2)
+            p3 = three(gf, ge, gd, w10, w11, w12, q3)
             q0 = tl.fma(ga, w22, tl.fma(gb, w21, gc * w20))
             q1 = tl.fma(gb, w22, tl.fma(gc, w21, gd * w20))
-            d00 = tl.fma(x01, gd, tl.fma(x00, gc, d00))
-            d01 = tl.fma(x01, gc, tl.fma(x00, gb, d01))
-            d02 = tl.fma(x01, gb, tl.fma(x00, ga, d02))
-            d10 = tl.fma(x11, gd, tl.fma(x10, gc, d10))
-            d11 = tl.fma(x11, gc, tl.fma(x10, gb, d11))
-            d12 = tl.fma(x11, gb, tl.fma(x10, ga, d12))
-            d20 = tl.fma(x21, gd, tl.fma(x20, gc, d20))
-            d21 = tl.fma(x21, gc, tl.fma(x20, gb, d21))
-            d22 = tl.fma(x21, gb, tl.fma(x20, ga, d22))
+            q2 = tl.fma(gc, w22, tl.fma(gd, w21, ge * w20))
+            q3 = tl.fma(gd, w22, tl.fma(ge, w21, gf * w20))
+            d00 = four(x00, x01, x02, x03, gc, gd, ge, gf, d00)
+            d01 = four(x00, x01, x02, x03, gb, gc, gd, ge, d01)
+            d02 = four(x00, x01, x02, x03, ga, gb, gc, gd, d02)
+            d10 = four(x10, x11, x12, x13, gc, gd, ge, gf, d10)
+            d11 = four(x10, x11, x12, x13, gb, gc, gd, ge, d11)
+            d12 = four(x10, x11, x12, x13, ga, gb, gc, gd, d12)
+            d20 = four(x20, x21, x22, x23, gc, gd, ge, gf, d20)
+            d21 = four(x20, x21, x22, x23, gb, gc, gd, ge, d21)
+            d22 = four(x20, x21, x22, x23, ga, gb, gc, gd, d22)
             if HAS_BIAS:
                 # Each row of dy is the middle one of one program alone, each column of one unit.
                 k_u = tl.zeros((BU,), tl.int32) + k
                 middle = ((k_u >= 1) & (k_u <= rows)).to(tl.float32)
                 bias = tl.fma(gb, (middle * ok_0.to(tl.float32))[:, None], bias)
                 bias = tl.fma(gc, (middle * ok_1.to(tl.float32))[:, None], bias)
-            x00 = x10
-            x01 = x11
+                bias = tl.fma(gd, (middle * ok_2.to(tl.float32))[:, None], bias)
+                bias = tl.fma(ge, (middle * ok_3.to(tl.float32))[:, None], bias)
+            # An addition each, since Triton gives up prefetching in a loop that hands a value on over two rounds.
+            x00 = x10 + 0.0
+            x01 = x11 + 0.0
+            x02 = x12 + 0.0
+            x03 = x13 + 0.0
             x10 = x20
             x11 = x21
+            x12 = x22
+            x13 = x23
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
             out = dx_at + (first + (k - 2) * DH) * W * C
             tl.store(out, y0.to(DX.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
-            tl.store(out + DW * C, y1.to(DX.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
+            tl.store(out + step, y1.to(DX.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
+            tl.store(out + 2 * step, y2.to(DX.dtype.element_ty), mask=(ok_2 & done)[:, None] & column)
+            tl.store(out + 3 * step, y3.to(DX.dtype.element_ty), mask=(ok_3 & done)[:, None] & column)
 
     line = (chunk * STRIPS + strip).to(tl.int64) * C + c
     part = PART_WEIGHT + line * 9

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, SIZES, activate, load_tap, row_of_four, within
+from convblocks.ops._kernels import ROLLING, SIZES, activate, load_tap, quad, row_of_six, three, within
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def rows_separable(
     PW,
     ROWS,
     STRIPS,
-    PAIRS,
+    QUADS,
     TILES,
     UNIT: tl.constexpr,
     UNIT_O: tl.constexpr,
@@ -108,7 +108,6 @@ def rows_separable(
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     STAGES: tl.constexpr,
-    AHEAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
@@ -148,59 +147,61 @@ def rows_separable(
     column = c_ok[None, :]
 
     for tile in range(TILES):
-        u = (chunk * TILES + tile) * BU + tl.arange(0, BU)
-        u_ok = u < N * PAIRS
-        n = (u // PAIRS).to(tl.int64)
-        w = (u % PAIRS) // DW * (2 * DW) + (u % PAIRS) % DW
+        u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
         left = w - PW
         ok_a = u_ok & within(left, W)
         ok_b = u_ok & within(left + DW, W)
         ok_c = u_ok & within(left + 2 * DW, W)
         ok_d = u_ok & within(left + 3 * DW, W)
+        ok_e = u_ok & within(left + 4 * DW, W)
+        ok_f = u_ok & within(left + 5 * DW, W)
         ok_0 = u_ok & (w < WO)
         ok_1 = u_ok & (w + DW < WO)
+        ok_2 = u_ok & (w + 2 * DW < WO)
+        ok_3 = u_ok & (w + 3 * DW < WO)
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
         y_at = Y + (n * (HO * WO * O))[:, None] + ((w * O)[:, None] + o[None, :])
         p0 = zero
         p1 = zero
+        p2 = zero
+        p3 = zero
         q0 = zero
         q1 = zero
-        step = DW * C
-        top = first - PH
-        if AHEAD >= 1:
-            na, nb, nc, nd = row_of_four(x_at + top * W * C, step, ok_a, ok_b, ok_c, ok_d, top, H, column)
-        if AHEAD >= 2:
-            h = top + DH
-            ma, mb, mc, md = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
+        q2 = zero
+        q3 = zero
         for k in tl.range(rows + 2, num_stages=STAGES):
-            h = top + (k + AHEAD) * DH
-            h = tl.where(k + AHEAD < rows + 2, h, -1)
-            la, lb, lc, ld = row_of_four(x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, h, H, column)
-            if AHEAD == 0:
-                ra, rb, rc, rd = la, lb, lc, ld
-            else:
-                ra, rb, rc, rd = na, nb, nc, nd
-            if AHEAD == 1:
-                na, nb, nc, nd = la, lb, lc, ld
-            if AHEAD == 2:
-                na, nb, nc, nd = ma, mb, mc, md
-                ma, mb, mc, md = la, lb, lc, ld
+            h = first + k * DH - PH
+            ra, rb, rc, rd, re, rf = row_of_six(
+                x_at + h * W * C, DW * C, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column
+            )
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
             xd = rd.to(tl.float32)
-            y0 = tl.fma(xc, w22, tl.fma(xb, w21, tl.fma(xa, w20, p0)))
-            y1 = tl.fma(xd, w22, tl.fma(xc, w21, tl.fma(xb, w20, p1)))
-            p0 = tl.fma(xc, w12, tl.fma(xb, w11, tl.fma(xa, w10, q0)))
-            p1 = tl.fma(xd, w12, tl.fma(xc, w11, tl.fma(xb, w10, q1)))
-            q0 = tl.fma(xc, w02, tl.fma(xb, w01, tl.fma(xa, w00, start)))
-            q1 = tl.fma(xd, w02, tl.fma(xc, w01, tl.fma(xb, w00, start)))
+            xe = re.to(tl.float32)
+            xf = rf.to(tl.float32)
+            y0 = three(xa, xb, xc, w20, w21, w22, p0)
+            y1 = three(xb, xc, xd, w20, w21, w22, p1)
+            y2 = three(xc, xd, xe, w20, w21, w22, p2)
+            y3 = three(xd, xe, xf, w20, w21, w22, p3)
+            p0 = three(xa, xb, xc, w10, w11, w12, q0)
+            p1 = three(xb, xc, xd, w10, w11, w12, q1)
+            p2 = three(xc, xd, xe, w10, w11, w12, q2)
+            p3 = three(xd, xe, xf, w10, w11, w12, q3)
+            q0 = three(xa, xb, xc, w00, w01, w02, start)
+            q1 = three(xb, xc, xd, w00, w01, w02, start)
+            q2 = three(xc, xd, xe, w00, w01, w02, start)
+            q3 = three(xd, xe, xf, w00, w01, w02, start)
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
             out = y_at + (first + (k - 2) * DH) * WO * O
             z = pointwise(activate(y0, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
             tl.store(out, z.to(Y.dtype.element_ty), mask=(ok_0 & done)[:, None] & o_ok[None, :])
             z = pointwise(activate(y1, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
             tl.store(out + DW * O, z.to(Y.dtype.element_ty), mask=(ok_1 & done)[:, None] & o_ok[None, :])
+            z = pointwise(activate(y2, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
+            tl.store(out + 2 * DW * O, z.to(Y.dtype.element_ty), mask=(ok_2 & done)[:, None] & o_ok[None, :])
+            z = pointwise(activate(y3, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
+            tl.store(out + 3 * DW * O, z.to(Y.dtype.element_ty), mask=(ok_3 & done)[:, None] & o_ok[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)

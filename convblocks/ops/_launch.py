@@ -19,7 +19,7 @@ class Tiling(NamedTuple):
     """How a kernel is cut into programs; what `benchmarks/kernels.py --tune` varies."""
 
     block: int = 16
-    """Positions (pairs of columns, for the rolling kernels) of one step."""
+    """Positions (of four columns, for the rolling kernels) of one step."""
     channels: int = 64
     """Channels of one program; narrowed to what the tensor has."""
     rows: int = 16
@@ -32,10 +32,10 @@ class Tiling(NamedTuple):
     registers: int = 0
 
 
-ROWS_FORWARD = Tiling()
-ROWS_BACKWARD = Tiling(block=8, stages=-1)
+ROWS_FORWARD = Tiling(block=8, warps=2, rows=32, stages=4)
+ROWS_BACKWARD = Tiling(block=4, warps=2, rows=32)
 # The sums for the bias take the registers and the instructions of one more row.
-ROWS_BACKWARD_BIAS = Tiling(block=8, stages=-1)
+ROWS_BACKWARD_BIAS = Tiling(block=4, warps=2, rows=32)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -78,7 +78,7 @@ def forward(
     (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
     ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
     out = torch.empty((n, c, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    some = weight if bias is None else bias
+    some = weight if bias is None else bias.contiguous()
     rolling = rolls(kernel, stride, padding, dilation)
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
@@ -103,14 +103,13 @@ def forward(
                 *sizes,
                 plan.rows,
                 plan.strips,
-                plan.pairs,
+                plan.quads,
                 plan.tiles,
                 HAS_SCALE=scale is not None,
                 HAS_SHIFT=bias is not None or scale is not None,
                 ACT=act,
                 STATISTICS=around is not None,
-                STAGES=max(1, tiling.stages),
-                AHEAD=max(0, -tiling.stages),
+                STAGES=tiling.stages,
                 BU=tiling.block,
                 **common,
             )
@@ -174,11 +173,10 @@ def backward(
                 *sizes,
                 plan.rows,
                 plan.strips,
-                plan.pairs,
+                plan.quads,
                 plan.tiles,
                 HAS_BIAS=has_bias,
-                STAGES=max(1, tiling.stages),
-                AHEAD=max(0, -tiling.stages),
+                STAGES=tiling.stages,
                 BU=tiling.block,
                 **common,
             )
@@ -212,7 +210,7 @@ def backward(
 class Plan(NamedTuple):
     rows: int
     strips: int
-    pairs: int
+    quads: int
     tiles: int
     chunks: int
     programs: int
@@ -224,12 +222,12 @@ def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: T
     groups = blocks(residue, tiling.rows)
     rows = blocks(residue, groups)
     strips = groups * min(dilation[0], height)
-    pairs = blocks(blocks(width, dilation[1]), 2) * min(dilation[1], width)
-    chunks = blocks(n * pairs, tiling.block)
+    quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
+    chunks = blocks(n * quads, tiling.block)
     across = blocks(c, tiling.channels)
     tiles = tiling.tiles or min(8, max(1, chunks * strips * across // PROGRAMS))
     chunks = blocks(chunks, tiles)
-    return Plan(rows, strips, pairs, tiles, chunks, chunks * strips * across)
+    return Plan(rows, strips, quads, tiles, chunks, chunks * strips * across)
 
 
 def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
@@ -246,7 +244,9 @@ def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
     unit = math.gcd(channels, 16)
     options = {"UNIT": unit, "BC": tiling.channels, "EVEN_C": channels % tiling.channels == 0}
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False} | ({"maxnreg": tiling.registers} if tiling.registers else {})
+    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False} | (
+        {"maxnreg": tiling.registers} if tiling.registers else {}
+    )
 
 
 def blocks(size: int, block: int) -> int:

@@ -68,10 +68,9 @@ def forward(
                 *arguments,
                 plan.rows,
                 plan.strips,
-                plan.pairs,
+                plan.quads,
                 plan.tiles,
-                STAGES=max(1, tiling.stages),
-                AHEAD=max(0, -tiling.stages),
+                STAGES=tiling.stages,
                 BU=tiling.block,
                 **options,
             )

@@ -17,9 +17,10 @@ from convblocks.ops._stage import Stage
 kernels: Any = _kernels_training
 
 Which = tuple[bool, bool]
-# Programs that leave the GPU busy; those of the backward pass have a whole weight's gradient to write.
-PROGRAMS, PROGRAMS_BACKWARD = 1024, 264
-STAGES = 2
+# Programs that leave the GPU busy; those of the pointwise convolution's backward pass have a whole weight's gradient to
+# write.
+PROGRAMS, PROGRAMS_BACKWARD = 1024, 792
+STAGES = 3
 
 
 class Cut(NamedTuple):
@@ -31,10 +32,13 @@ class Cut(NamedTuple):
     programs: int
 
 
-def cut(positions: int, channels: int, programs: int) -> Cut:
-    """Return blocks of 16 elements a thread, and as many of them a program as leave that many programs."""
+def cut(positions: int, channels: int, programs: int, widest: int = 128) -> Cut:
+    """Return blocks of 16 elements a thread or more, and as many of them a program as leave that many programs.
+
+    Two warps a program wait for each other less than more would; past `widest` channels they have too few registers.
+    """
     width = power_of_two(channels)
-    warps = 4 if width < 128 else 8
+    warps = 2 if width <= widest else 8
     block = max(16, 16 * 32 * warps // width)
     tiles = max(1, blocks(positions, block) // programs)
     return Cut(block, warps, tiles, blocks(blocks(positions, block), tiles))
@@ -126,7 +130,7 @@ def backward(
             **_options(plan, o),
         )
         of2 = _launch_sums.gradients(part, stats2, second, batch[1], m)
-        plan = cut(m, max(c, o), PROGRAMS_BACKWARD)
+        plan = cut(m, max(c, o), PROGRAMS_BACKWARD, 64)
         part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
         part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
         du1 = _empty(x, y1.shape)
