@@ -57,6 +57,8 @@ class Assembly:
     shared: int
     warps: int
     arch: int
+    carried: tuple[int, ...]
+    """How many values each loop hands on from round to round, before anything is optimised away."""
 
     def spills(self) -> int:
         """Accesses to local memory, where registers spill to. A frame on the stack without one counts too."""
@@ -100,10 +102,12 @@ def compile_kernel(kernel, pointers: dict[str, str], constants: dict[str, object
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
     options = {"num_warps": warps, "enable_fp_fusion": False}
     built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    return _read(built.asm["cubin"], built.metadata.shared, warps, arch)
+    heads = [line for line in built.asm["ttir"].splitlines() if "scf.for" in line]
+    carried = tuple(len(re.findall(r"%\w+ = %", line.partition("iter_args")[2])) for line in heads)
+    return _read(built.asm["cubin"], built.metadata.shared, warps, arch, carried)
 
 
-def _read(cubin: bytes, shared: int, warps: int, arch: int) -> Assembly:
+def _read(cubin: bytes, shared: int, warps: int, arch: int, carried: tuple[int, ...]) -> Assembly:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -124,7 +128,7 @@ def _read(cubin: bytes, shared: int, warps: int, arch: int) -> Assembly:
     loops = {loop for loop in loops if len(loop) > 1}
     registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     ordered = tuple(sorted(loops, key=lambda loop: loop.start))
-    return Assembly(tuple(names), ordered, registers, stack, shared, warps, arch)
+    return Assembly(tuple(names), ordered, registers, stack, shared, warps, arch, carried)
 
 
 def _tool(name: str, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""What the "auto" backend goes by: `python -m benchmarks.kernels --decide`."""
+"""What the "auto" and "graph" backends go by: `python -m benchmarks.kernels --decide`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.cases import DTYPES, BlockData, Case, Data, StepData, data
-from benchmarks.timing import Timing, back_to_back, measure
+from benchmarks.timing import Timing, back_to_back, captured, measure
 from benchmarks.warm import compile_all
 from convblocks import ops
 from convblocks.ops import _choice, _separable
@@ -30,18 +30,18 @@ KINDS = [
     )
 ]
 QUICK_KINDS = [Case((1, 64, 32, 32), dtype="float32"), Case((1, 64, 32, 32), 3, 2, 1, out=256)]
-SIZES = (1, 8, 64, 512)
+SIZES = (8, 64, 512)
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Decision(NamedTuple):
-    """A case of the table, and the least number of elements from which on our path is the faster one, or None.
+    """A case of the table, and by backend the least number of elements from which on ours is the faster path, or None.
 
     `why` says what went wrong, where something did: PyTorch keeps such a case.
     """
 
     name: str
-    least: int | None
+    least: dict[str, int | None]
     why: str = ""
 
 
@@ -90,26 +90,34 @@ def _once(question: Question, device: str) -> None:
 
 
 def decide(device: str, milliseconds: float, sizes: Sequence[int], todo: Iterable[Question]) -> Iterator[Decision]:
-    """Answer each question, eager and cold. The number of images is what varies."""
+    """Answer each question: for "auto" eager and cold, for "graph" by a CUDA graph. The number of images varies."""
+
+    def graph(call: Callable[[], Any], *rest: Any) -> Timing:
+        return measure(captured(call) if device == "cuda" else call, *rest)
+
     for question in todo:
-        timings: list[tuple[int, Timing, Timing]] = []
+        clocks = {"auto": (back_to_back, measure), "graph": (graph,)}
+        timings: dict[str, list[tuple[int, Timing, Timing]]] = {backend: [] for backend in clocks}
         why = ""
         try:
             for images in sizes:
                 made = question.data(images, device)
-                made.check()
+                if images == sizes[0]:
+                    # More images make no other kernel.
+                    made.check()
                 step = made.step(question.training)
-                for clock in (back_to_back, measure):
-                    others = [_by("torch", step)]
-                    if isinstance(made, BlockData):
-                        others.append(_by("triton", made.alone))
+                others = [_by("torch", step)]
+                if isinstance(made, BlockData):
+                    others.append(_by("triton", made.alone))
+                for backend, clock in ((name, clock) for name, some in clocks.items() for clock in some):
                     theirs = min(clock(other, device, milliseconds) for other in others)
-                    timings.append((made.x.numel(), theirs, clock(_by("triton", step), device, milliseconds)))
+                    timings[backend].append((made.x.numel(), theirs, clock(_by("triton", step), device, milliseconds)))
         except Exception as error:
             # Wrong numbers, no memory, or a kernel that cannot be started: PyTorch keeps this case, and the others are
             # measured all the same.
-            why, timings = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}", []
-        yield Decision(question.name, _least(timings), why)
+            why = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+            timings = {backend: [] for backend in clocks}
+        yield Decision(question.name, {backend: _least(found) for backend, found in timings.items()}, why)
 
 
 def _by(backend: Any, step: Callable[[], Any]) -> Callable[[], Any]:

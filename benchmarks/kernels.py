@@ -5,8 +5,8 @@ Every result is checked against float64 before anything is timed. "share" is the
 Modes: "eager" is calls from Python in a row, the host's time included; "cold" is single calls, none of whose data is in
 the L2 cache; "graph" the same by replays of a CUDA graph. A block is depthwise, ReLU, pointwise, ReLU.
 
-`--decide` writes the table that the "auto" backend goes by; `--tune` looks for better tilings of the kernels. Each
-writes down what it has after every case, and with `--resume` keeps what the file holds and goes on.
+`--decide` writes the table that the "auto" and "graph" backends go by; `--tune` looks for better tilings of kernels.
+Each writes down what it has after every case, and with `--resume` keeps what the file holds and goes on.
 """
 
 from __future__ import annotations
@@ -102,16 +102,17 @@ def write_decisions(given: argparse.Namespace, where: dict[str, Any], until: flo
     path: Path = given.output or _choice.DECISIONS
     capability = where.get("capability", "cpu")
     old = before(path, where, given.resume)
-    decisions: dict[str, int | None] = old.get("decisions", {}).get(capability, {})
+    decisions: dict[str, dict[str, int | None]] = old.get("decisions", {}).get(capability, {})
     failed: dict[str, str] = old.get("failed", {})
     sizes, kinds = ((1, 2), QUICK_KINDS) if given.quick else (SIZES, KINDS)
+    kinds = [kind for kind in kinds if given.dtype in (None, kind.dtype)]
     todo = questions(kinds, decisions.keys() - failed.keys())
     # What has gone wrong once may have taken the whole process with it.
     todo.sort(key=lambda question: question.name in failed)
     if given.device == "cuda" and not given.quick:
         for words in warm(todo, given.device, max(1.0, (until - time.monotonic()) / 3)):
             print(f"not compiled beforehand: {words}", flush=True)
-    for name, least, why in decide(given.device, 2 if given.quick else 20, sizes, todo):
+    for name, least, why in decide(given.device, given.milliseconds or (2 if given.quick else 20), sizes, todo):
         print(f"{name}: {why or least}", flush=True)
         failed.pop(name, None)
         decisions[name] = least
@@ -149,8 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="two small cases and short timings")
-    parser.add_argument("--decide", action="store_true", help="measure and write the table of the auto backend")
+    parser.add_argument("--decide", action="store_true", help="measure and write the table of the backends")
     parser.add_argument("--tune", action="store_true", help="time other tilings of the rolling kernels (CUDA only)")
+    parser.add_argument("--milliseconds", type=float, help="how long each call is timed (default: 50; to decide: 20)")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help="decide of this alone")
     parser.add_argument("--output", type=Path, help="where the JSON goes; for --decide, the table itself")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
     parser.add_argument("--resume", action="store_true", help="keep what the output file has, measure the rest")
@@ -169,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return write_decisions(given, where, until)
     path, shown = given.output or RESULTS / f"kernels-{stem}.json", ""
     rows = before(path, where, given.resume).get("rows", [])
-    for result in compare(QUICK if given.quick else CASES, given.device, 2 if given.quick else 50, rows):
+    for result in compare(
+        QUICK if given.quick else CASES, given.device, given.milliseconds or (2 if given.quick else 50), rows
+    ):
         shown = table(result)
         write(path, json.dumps(result, indent=1))
         write(path.with_suffix(".md"), shown)

@@ -52,14 +52,15 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
     if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
     from convblocks import ops
+    from convblocks.ops._separable import choose_separable, fused_separable
 
     if not ops.at_work():
         return None
     found = parts(block)
     if isinstance(found, str):
         return None
-    if not any(found.batch()) and ops.separable_choice(x, *found.inference()).path == "fused":
-        return ops.depthwise_separable_conv2d(x, *found.inference())
+    if not any(found.batch()) and choose_separable(x, *found.inference()).path == "fused":
+        return fused_separable(x, *found.inference())
     return _train(found, x) if _trained(found, x).path == "fused" else None
 
 
@@ -112,7 +113,8 @@ def _remember(norm: nn.BatchNorm2d, stats: Tensor) -> None:
         mean.lerp_(new_mean, momentum)
         variance.lerp_(new_variance, momentum)
     else:
-        torch._foreach_lerp_([mean, variance], [new_mean, new_variance], momentum)
+        # As torch.optim calls it; the name has its underscores for want of another.
+        torch._foreach_lerp_([mean, variance], [new_mean, new_variance], momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def parts(block: nn.Module) -> Parts | str:

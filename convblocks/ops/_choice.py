@@ -19,7 +19,8 @@ from torch import Tensor
 from convblocks import geometry
 
 PathName: TypeAlias = Literal["torch", "triton", "fused"]
-Backend: TypeAlias = Literal["auto", "torch", "triton"]
+Backend: TypeAlias = Literal["auto", "graph", "torch", "triton"]
+Table: TypeAlias = "dict[str, dict[str, dict[str, int | None]]]"
 Pair: TypeAlias = tuple[int, int]
 IntPair: TypeAlias = "int | tuple[int, int]"
 
@@ -52,10 +53,12 @@ class backend:
 
     Args:
         name: `"auto"` takes the Triton kernels where a measurement on this kind of GPU showed them faster, and PyTorch
-            everywhere else; `"triton"` takes them wherever they can run; `"torch"` never does.
+            everywhere else; `"graph"` does so by the time of a CUDA graph's replays, for calls that are captured into
+            one: these do not wait for the host, which takes longer to start a kernel of Triton's than one of PyTorch's;
+            `"triton"` takes the kernels wherever they can run; `"torch"` never does.
 
     Raises:
-        ValueError: `name` is none of the three.
+        ValueError: `name` is none of the four.
 
     Examples:
         >>> with backend("torch"):
@@ -65,8 +68,8 @@ class backend:
 
     def __init__(self, name: Backend) -> None:
         global _current
-        if name not in ("auto", "torch", "triton"):
-            raise ValueError(f"name must be 'auto', 'torch' or 'triton', got {name!r}")
+        if name not in ("auto", "graph", "torch", "triton"):
+            raise ValueError(f"name must be 'auto', 'graph', 'torch' or 'triton', got {name!r}")
         self._before: Backend = _current
         _current = name
 
@@ -83,7 +86,7 @@ class backend:
 
 def at_work() -> bool:
     """Whether any call could take a kernel: with nothing measured and nothing forced, none does."""
-    return _current == "triton" or (_current == "auto" and bool(_TABLE))
+    return _current == "triton" or (_current != "torch" and bool(_TABLE))
 
 
 def choice(
@@ -109,11 +112,16 @@ def choice(
         Choice(path='torch', reason='the input is not on a CUDA device')
     """
     steps = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    obstacle = unfit(x, (weight, bias)) or unfit_shape(x, weight, bias, *steps)
+    return choose(x, weight, bias, *steps)
+
+
+def choose(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair) -> Choice:
+    """Return what `choice` does, for pairs that were checked."""
+    obstacle = unfit(x, (weight, bias)) or unfit_shape(x, weight, bias, stride, padding, dilation)
     if obstacle:
         return Choice("torch", obstacle)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    return decide(x, "triton", lambda: case(x, weight.shape[2:], steps[0], steps[2], training))
+    return decide(x, "triton", lambda: case(x, weight.shape[2:], stride, dilation, training))
 
 
 def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
@@ -125,13 +133,16 @@ def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
         return device
     if not torch.compiler.is_compiling() and _transformed():
         return "torch.func or forward-mode differentiation is at work"
-    if computed_in(x) not in _DTYPES:
+    low = computed_in(x)
+    if low not in _DTYPES:
         return "the dtype is none of float32, float16 and bfloat16"
-    tensors = [t for t in others if t is not None]
-    if any(computed_in(t) != computed_in(x) for t in tensors):
-        return "the weight or the bias is of another dtype than the input"
-    if any(t.device != x.device for t in tensors):
-        return "the weight or the bias is on another device than the input"
+    for t in others:
+        if t is None:
+            continue
+        if t.dtype != low and computed_in(t) != low:
+            return "the weight or the bias is of another dtype than the input"
+        if t.device != x.device:
+            return "the weight or the bias is on another device than the input"
     return ""
 
 
@@ -217,7 +228,7 @@ def decide(x: Tensor, path: PathName, find_key: Callable[[], str]) -> Choice:
     key = find_key()
     if key not in measured:
         return Choice("torch", "no case like this was measured")
-    least = measured[key]
+    least = measured[key][_current]
     if least is None:
         return Choice("torch", "PyTorch was measured to be as fast or faster")
     if x.numel() < least:
@@ -240,8 +251,8 @@ def case(x: Tensor, kernel: tuple[int, ...], stride: Pair, dilation: Pair, train
     )
 
 
-def read_table(path: Path) -> dict[str, dict[str, int | None]]:
-    """Return compute capability -> case -> the least number of elements from which on Triton is faster, or None."""
+def read_table(path: Path) -> Table:
+    """Return compute capability -> case -> "auto" or "graph" -> elements from which on Triton is faster, or None."""
     return json.loads(path.read_text())["decisions"] if path.exists() else {}
 
 

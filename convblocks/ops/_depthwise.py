@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convblocks.ops._choice import IntPair, choice, computed_in, pair
+from convblocks.ops._choice import IntPair, choose, computed_in, pair
 from convblocks.ops._direct import call, plain
 
 
@@ -54,7 +54,7 @@ def depthwise_conv2d(
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
     bias = None if bias is None else bias.to(computed_in(bias))
-    if choice(x, weight, bias, s, p, d).path == "torch":
+    if choose(x, weight, bias, s, p, d).path == "torch":
         return F.conv2d(x, weight, bias, s, p, d, x.shape[1] if x.dim() == 4 else x.shape[0])
     if plain(x, weight, bias):
         return call(_compute, _keep, _gradients, x, weight, bias, s, p, d)
@@ -139,7 +139,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    compute = _compute_gradients if not torch.is_grad_enabled() and plain(dy, x, weight) else _backward
+    direct = not torch.is_grad_enabled() and plain(dy, x, weight)
+    compute: Any = _compute_gradients if direct else _backward
     dx, dw, db = compute(dy, x, weight, *ctx.rest, ctx.has_bias)
     return dx, dw, db if ctx.has_bias else None, None, None, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from convblocks.ops import _kernels, _launch_sums
+from convblocks.ops._start import Kernels
 
 Pair = tuple[int, int]
-# A kernel's launch has no types that a checker could follow.
-kernels: Any = _kernels
+kernels = Kernels(_kernels)
 
 
 class Tiling(NamedTuple):
@@ -32,10 +33,10 @@ class Tiling(NamedTuple):
     registers: int = 0
 
 
-ROWS_FORWARD = Tiling(block=8, warps=2, rows=32, stages=4)
-ROWS_BACKWARD = Tiling(block=4, warps=2, rows=32)
+ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4)
+ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4)
 # The sums for the bias take the registers and the instructions of one more row.
-ROWS_BACKWARD_BIAS = Tiling(block=4, warps=2, rows=32)
+ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -44,6 +45,7 @@ GATHER_BACKWARD = Tiling(block=64, channels=32)
 PROGRAMS = 2048
 
 
+@functools.lru_cache(4096)
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     """Return the size of a convolution's output along one axis."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -216,6 +218,7 @@ class Plan(NamedTuple):
     programs: int
 
 
+@functools.lru_cache(4096)
 def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling) -> Plan:
     # Strips of equal length: two of 14 rows for 28, not 16 and 12.
     residue = blocks(height, dilation[0])
@@ -230,6 +233,7 @@ def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: T
     return Plan(rows, strips, quads, tiles, chunks, chunks * strips * across)
 
 
+@functools.lru_cache(4096)
 def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     """Narrow the block of channels to the tensor and give what is won to the positions; halve the steps of float32."""
     width = tiling.channels
@@ -240,6 +244,7 @@ def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
 
 
+@functools.lru_cache(4096)
 def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
     unit = math.gcd(channels, 16)
     options = {"UNIT": unit, "BC": tiling.channels, "EVEN_C": channels % tiling.channels == 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Tensor
 from convblocks.ops import _kernels_separable
 from convblocks.ops._launch import Pair, Tiling, blocks, output_size, plan_rows, rolls
 from convblocks.ops._stage import Stage
+from convblocks.ops._start import Kernels
 
-# A kernel's launch has no types that a checker could follow.
-kernels: Any = _kernels_separable
+kernels = Kernels(_kernels_separable)
 
 # For blocks of 64 channels; `fit` makes other widths of them.
-ROWS = Tiling(block=16)
+ROWS = Tiling(block=16, rows=32)
 GATHER = Tiling(block=64)
 
 
@@ -87,6 +88,7 @@ def forward(
     return out
 
 
+@functools.lru_cache(4096)
 def fit(tiling: Tiling, channels: int, out_channels: int) -> Tiling:
     """Widen or narrow a tiling meant for 64 channels: one block holds them all, and tensor cores want 16 positions."""
     width = power_of_two(channels)

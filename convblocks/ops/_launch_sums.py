@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convblocks.ops import _kernels_sums
 from convblocks.ops._stage import Stage
+from convblocks.ops._start import Kernels
 
-# A kernel's launch has no types that a checker could follow.
-kernels: Any = _kernels_sums
+kernels = Kernels(_kernels_sums)
 
 # Rows and columns that a program reads at a time: few columns, so that there are many programs.
 _ROWS, _COLUMNS = 256, 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ from convblocks.ops import _kernels_training, _launch, _launch_sums
 from convblocks.ops._launch import Pair, blocks
 from convblocks.ops._launch_separable import has, power_of_two
 from convblocks.ops._stage import Stage
+from convblocks.ops._start import Kernels
 
-# A kernel's launch has no types that a checker could follow.
-kernels: Any = _kernels_training
+kernels = Kernels(_kernels_training)
 
 Which = tuple[bool, bool]
 # Programs that leave the GPU busy; those of the pointwise convolution's backward pass have a whole weight's gradient to
@@ -32,6 +33,7 @@ class Cut(NamedTuple):
     programs: int
 
 
+@functools.lru_cache(4096)
 def cut(positions: int, channels: int, programs: int, widest: int = 128) -> Cut:
     """Return blocks of 16 elements a thread or more, and as many of them a program as leave that many programs.
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from convblocks.ops._choice import Choice, IntPair, Pair, case, choice, computed_in, decide, pair, unfit, unfit_shape
+from convblocks.ops._choice import Choice, IntPair, Pair, case, choose, computed_in, decide, pair, unfit, unfit_shape
 from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
 from convblocks.ops._direct import plain
 from convblocks.ops._stage import ACTIVATIONS, Stage
@@ -67,14 +67,28 @@ def depthwise_separable_conv2d(
     """
     first, second = _checked("first", first), _checked("second", second)
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    if separable_choice(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
-        stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
-        x = x.to(computed_in(x))
-        # No gradient is asked for.
-        compute = _compute if plain(x, depthwise, pointwise, *stages[0], *stages[1]) else _separable
-        return compute(x, depthwise, pointwise, *stages, s, p, d)
+    if choose_separable(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
+        return fused_separable(x, depthwise, pointwise, first, second, s, p, d)
     y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
     return second.rest(F.conv2d(y, pointwise, second.bias))
+
+
+def fused_separable(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Tensor:
+    """Compute the block by its one kernel, which is known to take these arguments."""
+    stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
+    x = x.to(computed_in(x))
+    # No gradient is asked for.
+    compute = _compute if plain(x, depthwise, pointwise, *stages[0], *stages[1]) else _separable
+    return compute(x, depthwise, pointwise, *stages, stride, padding, dilation)
 
 
 def separable_choice(
@@ -106,16 +120,32 @@ def separable_choice(
         Choice(path='torch', reason='the input is not on a CUDA device')
     """
     first, second = first or Stage(), second or Stage()
-    s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    obstacle = unfit_block(x, depthwise, pointwise, first, second, s, p, d)
-    tensors = [x, depthwise, pointwise, *first.tensors(), *second.tensors()]
-    if not obstacle and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        obstacle = "gradients are asked for"
+    steps = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    return choose_separable(x, depthwise, pointwise, first, second, *steps)
+
+
+def choose_separable(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    first: Stage,
+    second: Stage,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Choice:
+    """Return what `separable_choice` does, for pairs that were checked."""
+    steps = stride, padding, dilation
+    obstacle = unfit_block(x, depthwise, pointwise, first, second, *steps)
+    if not obstacle and torch.is_grad_enabled():
+        tensors = [x, depthwise, pointwise, *first.tensors(), *second.tensors()]
+        if any(t is not None and t.requires_grad for t in tensors):
+            obstacle = "gradients are asked for"
     if obstacle:
         found = Choice("torch", obstacle)
     else:
-        found = decide(x, "fused", lambda: separable_case(x, depthwise, pointwise, s, d))
-    return found if found.path == "fused" else found._replace(path=choice(x, depthwise, first.bias, s, p, d).path)
+        found = decide(x, "fused", lambda: separable_case(x, depthwise, pointwise, stride, dilation))
+    return found if found.path == "fused" else found._replace(path=choose(x, depthwise, first.bias, *steps).path)
 
 
 def unfit_block(
@@ -128,7 +158,6 @@ def unfit_block(
     padding: Pair,
     dilation: Pair,
 ) -> str:
-    norms = [*first.tensors()[1:], *second.tensors()[1:]]
     obstacle = unfit(x, (depthwise, pointwise, first.bias, second.bias)) or unfit_shape(
         x, depthwise, first.bias, stride, padding, dilation
     )
@@ -141,11 +170,15 @@ def unfit_block(
         return "the pointwise weight is too large to be kept on the chip"
     if computed_in(x) is torch.float32 and not torch.compiler.is_compiling() and not tensor_float():
         return "the product of float32 in tensor cores is TF32, which torch.backends.cudnn.allow_tf32 forbids"
-    if any(t is not None and (t.device != x.device or not t.is_floating_point()) for t in norms):
-        return "the norm is on another device than the input, or no floating-point one"
-    lengths = [*((t, c) for t in first.tensors()), *((t, o) for t in second.tensors())]
-    if any(t is not None and t.shape != (size,) for t, size in lengths):
-        return "a bias or norm has not one number a channel"
+    for stage, size in ((first, c), (second, o)):
+        for i, t in enumerate(stage.tensors()):
+            if t is None:
+                continue
+            # The first is the convolution's bias, which was looked at above.
+            if i and (t.device != x.device or not t.is_floating_point()):
+                return "the norm is on another device than the input, or no floating-point one"
+            if t.shape != (size,):
+                return "a bias or norm has not one number a channel"
     return ""
 
 

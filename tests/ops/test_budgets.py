@@ -21,25 +21,25 @@ from benchmarks.assembly import Assembly
 from convblocks.ops import _kernels, _kernels_separable, _kernels_training
 
 
-def wide(assembly: Assembly, stores: int) -> None:
+def wide(assembly: Assembly, stores: int, bits: str = ".128") -> None:
     names = assembly.count(assembly.inner())
     loads = {name: n for name, n in names.items() if name.startswith("LDG") and name != "LDGDEPBAR"}
     assert loads
-    assert all(".128" in name for name in loads), loads
+    assert all(bits in name for name in loads), loads
     assert all(name.startswith("LDGSTS") for name in loads), "rows are on their way while others are worked on"
     stored = {name: n for name, n in names.items() if name.startswith("STG")}
     assert sum(stored.values()) >= stores
-    assert all(".128" in name for name in stored), stored
+    assert all(bits in name for name in stored), stored
 
 
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
 def test_rolling_forward(dtype: str, arch: int) -> None:
     build = builds.rows(dtype, arch)
     assert build.assembly.spills() == 0
-    wide(build.assembly, stores=2)
+    wide(build.assembly, stores=4)
     if (dtype, arch) == ("bfloat16", 90):
-        assert build.rounds == 18
-        assert build.an_element() <= 24
+        assert build.rounds == 66
+        assert build.an_element() <= 20
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,24 @@ def test_rolling_forward(dtype: str, arch: int) -> None:
 def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
     build = builds.rows(dtype, arch, backward=True, bias=bias)
     assert build.assembly.spills() == 0
-    wide(build.assembly, stores=2)
+    # Of 16 bits a thread has four channels: for eight, the sums alone would fill its registers.
+    wide(build.assembly, stores=4, bits=".64")
     if (dtype, arch) == ("bfloat16", 90):
-        assert build.rounds == 18
+        assert build.rounds == 66
         assert build.an_element() <= 42
+
+
+def test_loops_hand_on_all_that_they_should() -> None:
+    """What a GPU showed: Triton drops what a loop hands on from one name to another of the same origin."""
+    # Sums of two rows for four columns; then the nine of the weight's gradient, and x of two rows.
+    assert builds.rows("bfloat16", 90).assembly.carried == (0, 8)
+    assert builds.rows("bfloat16", 90, statistics=True).assembly.carried == (2, 10)
+    assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 25)
+    assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 26)
+    assert builds.separable("bfloat16", 90, 64, 64).assembly.carried == (0, 8)
+    assert builds.training("norm_sums", "bfloat16", 90, 64, 64).assembly.carried == (2,)
+    assert builds.training("pointwise_forward", "bfloat16", 90, 64, 64).assembly.carried == (2,)
+    assert builds.training("pointwise_backward", "bfloat16", 90, 64, 64).assembly.carried == (3,)
 
 
 @pytest.mark.parametrize("unit", [1, 2, 4, 8])
@@ -61,7 +75,7 @@ def test_few_channels_are_loaded_as_widely_as_they_lie(unit: int, backward: bool
     build = builds.rows("bfloat16", 90, backward=backward, channels=48 + unit, unit=unit)
     assert build.assembly.spills() == 0
     names = build.assembly.instructions
-    bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64", 8: "LDGSTS.E.BYPASS.128"}[unit]
+    bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64", 8: "LDGSTS.E.64" if backward else "LDGSTS.E.BYPASS.128"}[unit]
     assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
 
 
@@ -91,6 +105,6 @@ KERNELS = [
 def test_no_kernel_is_compiled_anew_for_another_size(kernel) -> None:
     # Triton makes a kernel of its own for an integer of 1 and for multiples of 16, unless it is told not to.
     sizes = {"N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW", "M"}
-    sizes |= {"ROWS", "STRIPS", "PAIRS", "TILES"}
+    sizes |= {"ROWS", "STRIPS", "QUADS", "TILES"}
     assert sizes & set(kernel.arg_names)
     assert not [p.name for p in kernel.params if p.name in sizes and not p.do_not_specialize]

@@ -49,7 +49,7 @@ def test_a_backend_goes_back_after_an_error():
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="name must be 'auto', 'torch' or 'triton', got 'cuda'"):
+    with pytest.raises(ValueError, match="name must be 'auto', 'graph', 'torch' or 'triton', got 'cuda'"):
         ops.backend("cuda")
     assert _choice._current == "auto"
 
@@ -94,7 +94,9 @@ def test_auto_without_a_measurement_is_torch(gpu, monkeypatch):
 
 def test_auto_follows_the_table(gpu, monkeypatch, tmp_path):
     case = "bfloat16 3x3 stride 1x1 {} channels_last {}"
-    table = {"9.0": {case.format("undilated", "inference"): 4096, case.format("dilated", "inference"): None}}
+    leasts = {"auto": 4096, "graph": 100}, {"auto": None, "graph": 1}
+    keys = case.format("undilated", "inference"), case.format("dilated", "inference")
+    table = {"9.0": dict(zip(keys, leasts, strict=True))}
     path = tmp_path / "decisions.json"
     path.write_text(json.dumps({"decisions": table}))
     monkeypatch.setattr(_choice, "_TABLE", _choice.read_table(path))
@@ -104,6 +106,10 @@ def test_auto_follows_the_table(gpu, monkeypatch, tmp_path):
     assert call(gpu, shape=(64, 9, 16, 16)) == ("torch", "no case like this was measured")
     assert call(gpu, dilation=2) == ("torch", "PyTorch was measured to be as fast or faster")
     assert call(gpu, stride=2) == ("torch", "no case like this was measured")
+    with ops.backend("graph"):
+        assert call(gpu, shape=(1, 8, 16, 16)).path == "triton"
+        assert call(gpu, dilation=2).path == "triton"
+        assert call(gpu, stride=2).path == "torch"
     assert call(gpu, bias=torch.empty(8, device=gpu, dtype=torch.bfloat16, requires_grad=True)).path == "torch"
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convblocks import ops
 from convblocks.ops import _choice
@@ -141,7 +142,8 @@ def test_exports_with_any_batch_and_size():
 @pytest.mark.usefixtures("operator_everywhere")
 def test_the_table_leaves_the_sizes_of_an_export_open(monkeypatch, strict):
     case = "float32 3x3 stride 1x1 undilated contiguous"
-    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {f"{case} inference": 1, f"{case} short inference": 1}})
+    table = {f"{case} {rest}": {"auto": 1} for rest in ("inference", "short inference")}
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": table})
     monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
     layer, x = Layer().eval().requires_grad_(False), torch.randn(2, 4, 6, 5)
     sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
@@ -196,3 +198,34 @@ with ops.backend("triton"):
     print(ops.depthwise_conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3)).item())
 """
     assert run_python(code) == "9.0"
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*")
+def test_who_watches_sees_the_operators(operator_everywhere):
+    x, weight, bias = arguments(torch.float32)
+    with Watch() as watch:
+        y = ops.depthwise_conv2d(x, weight, bias, 1, 1)
+        torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+    assert {"convblocks::depthwise_conv2d", "convblocks::depthwise_conv2d_backward"} <= set(watch.seen)
+    traced = torch.jit.trace(lambda *t: ops.depthwise_conv2d(*t, None, 1, 1), (x.detach(), weight.detach()))
+    assert "convblocks::depthwise_conv2d" in str(traced.graph)
+
+
+@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
+def test_past_the_dispatcher_all_gradients_are_the_same(operator_everywhere, where):
+    leaves = arguments(torch.float32)
+    found = []
+    for call in (ops.depthwise_conv2d, OPERATOR):
+        first = torch.autograd.grad(call(*leaves, *where).sin().sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -6,7 +6,7 @@ from torch import library, nn
 
 from convblocks import DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise, deploy, ops
 from convblocks.layers import _fusion
-from convblocks.ops import Stage, _choice
+from convblocks.ops import Stage, _choice, _separable
 from tests.ops.test_choice import gpu as gpu
 from tests.ops.test_depthwise import operator_everywhere as operator_everywhere
 
@@ -163,7 +163,7 @@ def test_float32_is_fused_where_torch_allows_tf32(monkeypatch):
 
 def test_the_choice_follows_the_table(gpu, monkeypatch):
     key = "separable 16 to 32 float32 3x3 stride 1x1 undilated contiguous narrow short inference"
-    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {key: 300}})
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {key: {"auto": 300, "graph": 300}}})
     block = DepthwiseSeparableConv(9, 20, 3, padding=1, device=gpu).eval()
     with torch.no_grad():
         for images, path in ((1, "torch"), (2, "fused")):
@@ -227,8 +227,8 @@ def test_what_no_kernel_computes_is_left_to_the_modules(build, reason):
 
 def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
     block, asked = DepthwiseSeparableConv(4, 6, 3, device=gpu, dtype=torch.bfloat16).eval(), []
-    operator = ops.depthwise_separable_conv2d
-    monkeypatch.setattr(ops, "depthwise_separable_conv2d", lambda *a: asked.append(1) or operator(*a))
+    operator = _separable.fused_separable
+    monkeypatch.setattr(_separable, "fused_separable", lambda *a: asked.append(1) or operator(*a))
     x = torch.empty(2, 4, 9, 9, device=gpu, dtype=torch.bfloat16)
     assert _fusion.fused(block, x) is None, "nothing was measured"
     with ops.backend("triton"):

@@ -1,0 +1,72 @@
+"""Starts Triton's kernels sooner than Triton does: what it works out for every launch is known from the one before."""
+
+# Triton's kernels have no types, and Triton itself need not be there to check the rest.
+# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import triton
+from torch import Tensor
+from triton.compiler import CompiledKernel
+
+# Before 3.3 a compiled kernel was not handed the constants that are compiled into it.
+_WITH_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+_WIDE = 2**31
+
+
+class Kernels:
+    """The kernels of a module by their names, started as Triton's own are: `kernels.name[grid](*arguments, **options)`.
+
+    Every integer argument must be one that the kernel is not specialised for, and the constants stand last.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> _Kernel:
+        kernel = _Kernel(getattr(self._module, name))
+        setattr(self, name, kernel)
+        return kernel
+
+
+class _Kernel:
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self._known: dict[Any, tuple[CompiledKernel, tuple[Any, ...]]] = {}
+
+    def __getitem__(self, grid: tuple[int]) -> _Launch:
+        return _Launch(self, grid)
+
+    def start(self, grid: tuple[int], given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        # What Triton compiles a kernel for, and no more: dtypes, whether 16 divides an address, the constants.
+        kind: list[Any] = [given[0].get_device(), *options.items()]
+        for x in given:
+            if isinstance(x, Tensor):
+                kind += (x.dtype, x.data_ptr() % 16 == 0)
+            elif x >= _WIDE:
+                kind.append(x)
+        key = tuple(kind)
+        found = self._known.get(key)
+        if found is None:
+            made = self._kernel[grid](*given, **options)
+            # Neither Triton's interpreter nor its compilation in the background gives what can be started again.
+            if type(made) is CompiledKernel:
+                names = [name for name in self._kernel.arg_names if name in options]
+                self._known[key] = made, tuple(options[name] for name in names) if _WITH_CONSTANTS else ()
+            return
+        compiled, constants = found
+        compiled[(*grid, 1, 1)](*given, *constants)
+
+
+class _Launch:
+    __slots__ = ("_grid", "_kernel")
+
+    def __init__(self, kernel: _Kernel, grid: tuple[int]) -> None:
+        self._kernel, self._grid = kernel, grid
+
+    def __call__(self, *given: Any, **options: Any) -> None:
+        self._kernel.start(self._grid, given, options)
