@@ -15,6 +15,7 @@ from benchmarks.ways import PLAIN
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 OURS = "convblocks"
+THEIRS = ("torch contiguous", "torch channels_last")
 COLUMNS = ["case", "subject", "pass", "way", "dtype", "eager, us (20 %, 80 %)", "cold, us (20 %, 80 %)", "graph, us"]
 COLUMNS += ["share", "x eager contiguous", "x eager channels_last", "peak MB", "error"]
 MARK = re.compile(r"(<!-- begin (\w+) ([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -105,6 +106,31 @@ def rivals(result: dict[str, Any], direction: str, dtype: str, way: str, mode: s
     return "\n".join(lines) + "\n"
 
 
+def depthwise(result: dict[str, Any], mode: str) -> str:
+    """Return the single convolutions of benchmarks.kernels: PyTorch's two layouts and ours, and where that was."""
+    known = [f"{name} {result['environment'][name]}" for name in ("torch", "cuda", "cudnn", "triton")]
+    copy = f"a copy moves {result['copy bytes per second'] / 1e12:.2f} TB/s"
+    lines = [
+        f"{result['environment']['device']}; {', '.join(known)}; {copy}.",
+        "",
+        f"| {mode} | pass | PyTorch contiguous, us | PyTorch channels_last, us | ours, us | share | speedup |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    rows = [row for row in result["rows"] if row["mode"] == mode and not row["out"]]
+    index = {(_case(row), row["pass"], row["path"]): row for row in rows}
+    for name, direction in dict.fromkeys((_case(row), row["pass"]) for row in rows):
+        one, other, ours = (index[name, direction, path] for path in (*THEIRS, OURS))
+        times = [row["median"] for row in (one, other, ours)]
+        cells = [*(f"{time:.1f}" for time in times), f"{ours['share']:.0%}", f"{min(times[:2]) / times[2]:.2f}"]
+        lines.append(_line([name, direction, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _case(row: Row) -> str:
+    size = "x".join(map(str, row["shape"]))
+    return f"{size}, kernel {row['kernel']}, stride {row['stride']}, dilation {row['dilation']}, {row['dtype']}"
+
+
 def source(result: dict[str, Any]) -> str:
     """Return by which commands, where and when it was measured, and what the machine reaches."""
     where, runs = result["environment"], result["runs"]
@@ -124,6 +150,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def filled(page: str, results: Path = RESULTS) -> str:
     """Return a page with its tables made anew; each says what it is of: `<!-- begin speedups FILE, inference -->`."""
     kinds = {"speedups": speedups, "rivals": rivals, "source": source, "everything": everything}
+    kinds |= {"depthwise": depthwise}
     kinds |= {"machine_code": machine_code.table, "machine_code_worst": machine_code.worst}
 
     def made(mark: re.Match[str]) -> str:

@@ -1,5 +1,6 @@
 """The comparison of blocks and networks: checked before timed, nothing lost, the same structure where it says so."""
 
+import functools
 import json
 import pickle
 
@@ -95,6 +96,35 @@ def test_gradients_beyond_comparison_are_compared_in_float32():
     assert found.why == ""
     _, found = check.check(Data(subject(lambda: Turned(1.01)), "training", torch.bfloat16, "cpu"), Way("channels_last"))
     assert "is off by" in found.why
+
+
+def test_a_large_training_step_is_compared_at_few_images(monkeypatch):
+    class Large(nn.Module):
+        """Wrong numbers, or none at all, for many images only."""
+
+        def __init__(self, factor):
+            super().__init__()
+            self.conv, self.head, self.factor = nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), factor
+
+        def forward(self, x):
+            return self.head(self.conv(x) * (1.0 if len(x) <= 2 else self.factor)).flatten(1)
+
+    monkeypatch.setattr(check, "IMAGES", 2)
+    for factor, why in ((1.0, ""), (float("nan"), "y is off by inf")):
+        one = subject(functools.partial(Large, factor), shape=(8, 4, 5, 5))
+        _, found = check.check(Data(one, "step", torch.float32, "cpu"), Way("eager channels_last"))
+        assert found.why.startswith(why)
+        assert bool(found.why) == bool(why)
+
+
+def test_the_reference_is_computed_once_for_all_ways(monkeypatch):
+    exact, count = Data.exact, []
+    monkeypatch.setattr(Data, "exact", lambda self: count.append(1) or exact(self))
+    one = subject(shape=(3, 4, 5, 5))
+    for way in (Way("eager channels_last"), Way("eager contiguous", "contiguous")):
+        _, found = check.check(Data(one, "training", torch.float32, "cpu"), way)
+        assert found.why == ""
+    assert len(count) == 1
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS["inference"] if not way.cuda and way.compiled is None], ids=str)

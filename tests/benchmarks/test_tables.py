@@ -53,6 +53,19 @@ def test_rivals(result):
     assert "| A | 20.0 | timm 0.50 |" in text
 
 
+def test_depthwise():
+    case = {"shape": [2, 8, 4, 4], "kernel": 3, "stride": 1, "dilation": 2, "dtype": "bfloat16", "out": 0}
+    times = {"torch contiguous": 30.0, "torch channels_last": 90.0, "convblocks": 20.0}
+    rows = [case | {"pass": "forward", "mode": "cold", "path": k, "median": v, "share": 0.5} for k, v in times.items()]
+    rows += [rows[0] | {"mode": "graph"}, rows[0] | {"out": 16}]
+    where = {"device": "a GPU", "torch": "2.6", "cuda": "13", "cudnn": "9", "triton": "3.6"}
+    text = tables.depthwise({"environment": where, "copy bytes per second": 4.2e12, "rows": rows}, "cold")
+    first, _, head, _, only = text.splitlines()
+    assert first == "a GPU; torch 2.6, cuda 13, cudnn 9, triton 3.6; a copy moves 4.20 TB/s."
+    assert head.startswith("| cold | pass | PyTorch contiguous, us |")
+    assert only == "| 2x8x4x4, kernel 3, stride 1, dilation 2, bfloat16 | forward | 30.0 | 90.0 | 20.0 | 50% | 1.50 |"
+
+
 def test_everything_names_what_was_not_timed(result):
     text = tables.everything(result)
     assert "| A | timm | inference | folded | bfloat16 | 10.0 (10.0, 10.0) |  |  | 50% | 8.00 |  |  | 1.0e-03 |" in text

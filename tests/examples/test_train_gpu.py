@@ -36,6 +36,8 @@ def figures(folder: Path) -> dict[str, Any]:
 def test_graph_computes_what_its_kernels_do(
     model: str, precision: str, words: tuple[str, ...], shared_tree: Path, tmp_path: Path
 ) -> None:
+    if "published" in words:
+        pytest.importorskip("albumentations", reason="the published recipes augment by albumentations")
     words = (*words, "--precision", precision)
     assert run(shared_tree, tmp_path, "eager", *words, model=model) == 0
     assert run(shared_tree, tmp_path, "graph", *words, "--graph", model=model) == 0
@@ -68,6 +70,7 @@ def test_other_ways_to_compute_learn_as_well(words: tuple[str, ...], shared_tree
 
 
 def test_teacher_and_workers_go_with_a_graph(shared_tree: Path, tmp_path: Path) -> None:
+    pytest.importorskip("albumentations", reason="workers augment by albumentations")
     assert run(shared_tree, tmp_path, "teacher", "--graph", "--augment-with", "albumentations", "--workers", "2") == 0
     assert run(shared_tree, tmp_path, "taught", "--graph", "--teacher", str(tmp_path / "teacher")) == 0
 
