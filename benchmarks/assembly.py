@@ -57,7 +57,7 @@ class Assembly:
     shared: int
     warps: int
     arch: int
-    carried: tuple[int, ...]
+    carried: tuple[int, ...] = ()
     """How many values each loop hands on from round to round, before anything is optimised away."""
 
     def spills(self) -> int:
