@@ -46,6 +46,11 @@ def cut(positions: int, channels: int, programs: int, widest: int = 128) -> Cut:
     return Cut(block, warps, tiles, blocks(blocks(positions, block), tiles))
 
 
+def widest_backward(itemsize: int) -> int:
+    """Return the channels up to which two warps do for the pointwise convolution's backward pass."""
+    return 64 if itemsize == 2 else 32
+
+
 def forward(
     x: Tensor,
     depthwise: Tensor,
@@ -132,7 +137,7 @@ def backward(
             **_options(plan, o),
         )
         of2 = _launch_sums.gradients(part, stats2, second, batch[1], m)
-        plan = cut(m, max(c, o), PROGRAMS_BACKWARD, 64)
+        plan = cut(m, max(c, o), PROGRAMS_BACKWARD, widest_backward(x.element_size()))
         part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
         part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
         du1 = _empty(x, y1.shape)
