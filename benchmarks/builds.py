@@ -105,7 +105,7 @@ def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build
     kernel = getattr(_kernels_training, name)
     both = name.startswith("pointwise")
     widest = _launch_training.widest_backward(WIDTH[dtype]) if name == "pointwise_backward" else 128
-    cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 264, widest)
+    cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 1024, widest)
     own = ("Y", "Y1", "Y2", "DOUT", "DU", "DU1", "DY", "OUT", "POINT")
     wide = ("PART", "PART_POINT", "FACTOR", "FACTOR_2", "AROUND")
     pointers = dict.fromkeys(own, SHORT[dtype]) | dict.fromkeys(wide, "fp32")

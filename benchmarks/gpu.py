@@ -1,7 +1,7 @@
 """All that wants a CUDA GPU, in stages: `python -m benchmarks.gpu check kernels blocks networks train --out OUT`.
 
     check      the tests that only a GPU can run, and the kernels under compute-sanitizer where that is installed
-    kernels    the kernels beside PyTorch's, other tilings of them, and the table that the "auto" backend goes by
+    kernels    the kernels beside PyTorch's, other tilings of them, and the table that the backends go by
     blocks     the blocks beside what a user would take instead
     networks   the networks of examples/cifar10, inference and training steps
     train      how busy training keeps the GPU, one run for speed, then the networks, as many runs as the time allows
@@ -11,7 +11,8 @@ its time is up; the same command again goes on where it stopped. summary.json sa
 exit status: 0 where all is done, 1 where a part failed, 3 where time was all that was missing.
 `--device cpu --quick` goes through the same motions anywhere, in a few minutes.
 
-The table for "auto" comes out as OUT/decisions.json: copied to convblocks/ops/decisions.json, the blocks go by it.
+The table for "auto" and "graph" comes out as OUT/decisions.json: copied to convblocks/ops/decisions.json, the blocks go
+by it.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def before(path: Path, where: dict[str, Any], resume: bool) -> dict[str, Any]:
 
 
 def write_decisions(given: argparse.Namespace, where: dict[str, Any], until: float) -> int:
-    """Write the table of the "auto" backend. Returns the exit status."""
+    """Write the table of the backends. Returns the exit status."""
     path: Path = given.output or _choice.DECISIONS
     capability = where.get("capability", "cpu")
     old = before(path, where, given.resume)

@@ -21,7 +21,7 @@ LAST = torch.channels_last
 
 CASES = [Case(LARGE[0]), Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[0], dilation=8)]
 CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4])]
-ROWS = (8, 16, 32)
+ROWS = (16, 32, 64)
 
 
 def tilings(case: Case) -> list[Tiling]:
@@ -29,13 +29,13 @@ def tilings(case: Case) -> list[Tiling]:
     from convblocks.ops._launch import Tiling
 
     if case.out:
-        grid = itertools.product((16, 32, 64), (64,), (4, 8), (1, 2, 3, 4))
+        grid = itertools.product((16, 32), (64,), (4, 8), (1, 2, 3, 4, 5))
     else:
-        grid = itertools.product((8, 16, 32), (32, 64), (2, 4, 8), (1, 2, 3, 4))
+        grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     return [
         Tiling(block, channels, rows, 0, warps, stages)
         for rows, (block, channels, warps, stages) in itertools.product(ROWS, grid)
-        if case.out or 2 <= block * channels // (32 * warps) <= 16
+        if case.out or 4 <= block * channels // (32 * warps) <= 8
     ]
 
 

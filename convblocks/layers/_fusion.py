@@ -52,27 +52,32 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
     if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
     from convblocks import ops
-    from convblocks.ops._separable import choose_separable, fused_separable
+    from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable
 
     if not ops.at_work():
         return None
     found = parts(block)
     if isinstance(found, str):
         return None
-    if not any(found.batch()) and choose_separable(x, *found.inference()).path == "fused":
-        return fused_separable(x, *found.inference())
+    if not any(found.batch()):
+        whole = choose_separable(x, *found.inference())
+        if whole.path == "fused":
+            return fused_separable(x, *found.inference())
+        if whole.reason != GRADIENTS:
+            return None
     return _train(found, x) if _trained(found, x).path == "fused" else None
 
 
 def choice(block: nn.Module, x: Tensor) -> Choice:
     """Tell whether `fused` takes its kernels, and why."""
     from convblocks import ops
+    from convblocks.ops._separable import GRADIENTS
 
     found = parts(block)
     if isinstance(found, str):
         return ops.Choice("torch", found)
     whole = _trained(found, x) if any(found.batch()) else ops.separable_choice(x, *found.inference())
-    if whole.reason == "gradients are asked for":
+    if whole.reason == GRADIENTS:
         return _trained(found, x)
     return whole
 
@@ -103,13 +108,13 @@ def _remember(norm: nn.BatchNorm2d, stats: Tensor) -> None:
     mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if mean is None or variance is None:
         return
-    new_mean, _, new_variance = stats.to(mean.dtype).unbind()
+    new_mean, new_variance = stats[0].to(mean.dtype), stats[2].to(variance.dtype)
     momentum: float | Tensor = 0.0 if norm.momentum is None else norm.momentum
     if batches is not None:
         batches.add_(1)
         if norm.momentum is None:
             momentum = batches.to(mean.dtype).reciprocal()
-    if isinstance(momentum, Tensor):
+    if isinstance(momentum, Tensor) or mean.dtype != variance.dtype:
         mean.lerp_(new_mean, momentum)
         variance.lerp_(new_variance, momentum)
     else:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from convblocks import geometry
+from convblocks.ops._direct import traced
 
 PathName: TypeAlias = Literal["torch", "triton", "fused"]
 Backend: TypeAlias = Literal["auto", "graph", "torch", "triton"]
@@ -30,6 +31,7 @@ _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
 _POSITIONS = _OFFSETS - 2**24
 _ROWS = 8
+_EXPORTED = "an exported program is for every size, and for machines without these operators"
 _current: Backend = "auto"
 
 
@@ -131,8 +133,12 @@ def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
     device = unfit_device(x.device)
     if device:
         return device
-    if not torch.compiler.is_compiling() and _transformed():
-        return "torch.func or forward-mode differentiation is at work"
+    if not torch.compiler.is_compiling():
+        if _transformed():
+            return "torch.func or forward-mode differentiation is at work"
+        # Before sizes are compared, which a trace takes down as if they could change.
+        if _current != "triton" and traced():
+            return _EXPORTED
     low = computed_in(x)
     if low not in _DTYPES:
         return "the dtype is none of float32, float16 and bfloat16"
@@ -218,17 +224,19 @@ def decide(x: Tensor, path: PathName, find_key: Callable[[], str]) -> Choice:
 
     The key is found only where it is looked up: to compare sizes that an export leaves open would close them.
     """
-    if _current == "triton":
+    # Once: another thread may set another.
+    name = _current
+    if name == "triton":
         return Choice(path, 'the backend is set to "triton"')
     measured = _TABLE.get(_capability(x.device))
     if measured is None:
         return Choice("torch", "nothing was measured on this kind of GPU")
     if _exporting():
-        return Choice("torch", "an exported program is for every size, and for machines without these operators")
+        return Choice("torch", _EXPORTED)
     key = find_key()
     if key not in measured:
         return Choice("torch", "no case like this was measured")
-    least = measured[key][_current]
+    least = measured[key].get(name)
     if least is None:
         return Choice("torch", "PyTorch was measured to be as fast or faster")
     if x.numel() < least:

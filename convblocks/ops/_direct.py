@@ -12,18 +12,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def plain(*tensors: Tensor | None) -> bool:
-    """Tell whether these are tensors of torch's own and nothing watches what is called: no compiler, trace or mode."""
+    """Tell whether these are tensors of torch's own and nobody watches the calls: no compiler, mode or transform."""
     core: Any = torch._C
-    return not (
+    if (
         torch.compiler.is_compiling()
         or core._len_torch_dispatch_stack()
         or core._len_torch_function_stack()
-        or core._get_tracing_state() is not None
-    ) and all(type(t) in _PLAIN for t in tensors)
+        or core._functorch.peek_interpreter_stack() is not None
+        or traced()
+    ):
+        return False
+    # A batch of gradients is of torch's own type, and holds other tensors.
+    return all(t is None or (type(t) in _PLAIN and not core._functorch.is_legacy_batchedtensor(t)) for t in tensors)
+
+
+def traced() -> bool:
+    """Tell whether torch.jit.trace, or what is built on it, writes down what is called."""
+    core: Any = torch._C
+    return core._get_tracing_state() is not None
 
 
 def call(

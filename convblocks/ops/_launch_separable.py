@@ -61,7 +61,7 @@ def forward(
         "num_warps": tiling.warps,
         # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
         "enable_fp_fusion": False,
-    } | ({"maxnreg": tiling.registers} if tiling.registers else {})
+    }
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)

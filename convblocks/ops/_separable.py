@@ -21,6 +21,7 @@ from convblocks.ops._stage import ACTIVATIONS, Stage
 _WIDEST = 128
 _WIDEST_OUT = 256
 _WEIGHT_BYTES = 2**15
+GRADIENTS = "gradients are asked for"
 
 
 def depthwise_separable_conv2d(
@@ -140,7 +141,7 @@ def choose_separable(
     if not obstacle and torch.is_grad_enabled():
         tensors = [x, depthwise, pointwise, *first.tensors(), *second.tensors()]
         if any(t is not None and t.requires_grad for t in tensors):
-            obstacle = "gradients are asked for"
+            obstacle = GRADIENTS
     if obstacle:
         found = Choice("torch", obstacle)
     else:

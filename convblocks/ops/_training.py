@@ -86,7 +86,8 @@ def separable_training(
 
     Returns:
         The output, and of each norm, (3, C) and (3, O), mean, variance over the number of positions, and variance over
-        one less, which is what running statistics are made of.
+        one less, which is what running statistics are made of; of a norm that takes its running statistics, their mean
+        and twice their variance.
 
     Shape:
         - Input: (N, C, H, W)
@@ -161,7 +162,7 @@ def _statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
         return torch.stack((stage.mean, stage.variance, stage.variance)).to(_wide(y))
     variance, mean = torch.var_mean(y.to(_wide(y)), (0, 2, 3), correction=0)
     count = y.numel() // y.shape[1]
-    return torch.stack((mean, variance, variance * (count / max(count - 1, 1))))
+    return torch.stack((mean, variance, variance * (count / (count - 1) if count > 1 else math.nan)))
 
 
 def _normalised(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
@@ -317,9 +318,11 @@ def _gradients(ctx: Any, dout: Tensor | None, *_: Tensor | None) -> tuple[Tensor
     saved = ctx.saved_tensors
     x, depthwise, pointwise, *affine = saved[:7]
     if torch.is_grad_enabled():
-        # Gradients of gradients: by PyTorch's operations, which know their own.
-        leaves = [t for t in saved[:7] if t is not None and t.requires_grad]
-        out = _composed(*saved[:11], *ctx.rest)
+        # Gradients of gradients: by PyTorch's operations, which know their own. By views, so that a tensor given twice,
+        # or one made of another, is two.
+        views: list[Any] = [None if t is None else t.view_as(t) for t in saved[:7]]
+        leaves = [t for t in views if t is not None and t.requires_grad]
+        out = _composed(*views, *saved[7:11], *ctx.rest)
         found = iter(torch.autograd.grad(out, leaves, dout, create_graph=True, allow_unused=True))
         ordered = [next(found) if t is not None and t.requires_grad else None for t in saved[:7]]
     else:

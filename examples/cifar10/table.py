@@ -82,14 +82,15 @@ def _outcome(group: list[dict[str, Any]]) -> list[str]:
     if not group:
         return ["not run yet", "", "", "", ""]
     first = group[0]
-    minutes = statistics.mean(run["wall_time_s"] for run in group) / 60
+    seconds = statistics.mean(run["wall_time_s"] for run in group)
+    took = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
     return [
         f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
         _averaged(group),
         first["dataset"],
         f"{first['recipe']} ({first['settings']['augment']}), {_schedule(first)}"
         + (f", {len(group)} seeds" if len(group) > 1 else ""),
-        f"{_hardware(first)}, {first['precision']}, {minutes:.0f} min",
+        f"{_hardware(first)}, {first['precision']}, {took}",
     ]
 
 

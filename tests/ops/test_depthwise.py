@@ -226,3 +226,29 @@ def test_past_the_dispatcher_all_gradients_are_the_same(operator_everywhere, whe
         first = torch.autograd.grad(call(*leaves, *where).sin().sum(), leaves, create_graph=True)
         found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_batch_of_gradients_goes_by_the_operators(operator_everywhere):
+    x, weight, bias = arguments(torch.float32)
+    y = ops.depthwise_conv2d(x, weight, bias, 1, 1)
+    many = torch.randn(3, *y.shape)
+    found = torch.autograd.grad(y, (x, weight, bias), many, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(y, (x, weight, bias), dy, retain_graph=True) for dy in many]
+    for batched, each in zip(found, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(batched, torch.stack(each))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+def test_a_trace_is_for_every_machine(monkeypatch):
+    monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
+    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    case = "float32 3x3 stride 1x1 undilated contiguous short"
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {f"{case} inference": {"auto": 1, "graph": 1}}})
+    x, weight, _ = (t.detach() for t in arguments(torch.float32))
+    assert ops.choice(x, weight, None, 1, 1).path == "triton"
+    try:
+        traced = torch.jit.trace(lambda *t: ops.depthwise_conv2d(*t, None, 1, 1), (x, weight))
+    except RuntimeError as error:
+        pytest.skip(f"torch {torch.__version__} traces no more: {error}")
+    assert "convblocks::" not in str(traced.graph)
+    assert "aten::_convolution" in str(traced.graph)

@@ -244,6 +244,20 @@ def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
     assert asked == [1], "gradients take the training step"
 
 
+def test_inference_never_takes_the_kernels_of_training(gpu, monkeypatch):
+    case = "separable 16 to 16 bfloat16 3x3 stride 1x1 undilated channels_last {}"
+    table = {case.format("training"): {"graph": 1}, case.format("inference"): {"graph": None}}
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": table})
+    block = DepthwiseSeparableConv(16, 16, 3, padding=1, device=gpu, dtype=torch.bfloat16).eval()
+    x = torch.empty(2, 16, 16, 16, device=gpu, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    with ops.backend("graph"):
+        with torch.no_grad():
+            assert block.fusion(x).path != "fused"
+            assert _fusion.fused(block, x) is None
+        assert block.fusion(x).path == "fused"
+        assert _fusion.fused(block, x) is not None
+
+
 @pytest.mark.usefixtures("operator_everywhere")
 def test_the_parts_of_a_block_are_read_while_it_is_compiled():
     block = norm_with_statistics(DepthwiseSeparableConv(4, 6, 3, act_layer=nn.GELU))

@@ -46,7 +46,7 @@ def test_rolling(channels: int, dtype: str, arch: int, act: str, budget: float |
 
 
 @pytest.mark.parametrize(("channels", "out"), [(16, 256), (32, 64), (64, 256), (128, 64)])
-def test_no_width_spills(channels: int, out: int) -> None:
+def test_no_width_spills_much(channels: int, out: int) -> None:
     for rolling in (True, False):
         assembly = builds.separable("bfloat16", 90, channels, out, rolling=rolling).assembly
         assert assembly.spills() <= FEW, (rolling, assembly.registers)

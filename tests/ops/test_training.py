@@ -8,7 +8,7 @@ from torch import library, nn
 
 from convblocks import DepthwiseSeparableConv, ops
 from convblocks.layers import _fusion
-from convblocks.ops import Stage
+from convblocks.ops import Stage, _training
 from convblocks.ops._stage import ACTIVATIONS
 from tests.ops.test_depthwise import operator_everywhere as operator_everywhere
 
@@ -170,3 +170,42 @@ def test_the_choice_names_what_is_in_the_way():
     assert "several processes" in _fusion.choice(synchronised, x).reason
     with torch.no_grad():
         assert _fusion.choice(synchronised.eval(), x).path == "fused"
+
+
+def test_gradients_of_gradients_of_one_tensor_given_twice():
+    leaves, statistics = arguments()
+    run = runner(statistics, "silu", (True, True))
+    shift = leaves[4]
+
+    def shared(gamma, compute):
+        # Both norms have a weight of the same numbers: of three channels the first, of four all.
+        out = compute(leaves[0], leaves[1], leaves[2], gamma[:3], shift, gamma, leaves[6])
+        (first,) = torch.autograd.grad(out.sin().sum(), gamma, create_graph=True)
+        return [first, *torch.autograd.grad(first.square().sum(), gamma)]
+
+    def composed(*given):
+        known = statistics[:2], statistics[2:]
+        rest = [True, True], [1e-3, 1e-3], "silu,silu", *map(list, WHERE)
+        return _training._composed(*given, *known[0], *known[1], *rest)
+
+    gamma = (torch.rand(4, dtype=torch.float64) + 0.5).requires_grad_()
+    for one, other in zip(shared(gamma, run), shared(gamma, composed), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float64, torch.float32)], ids=str)
+def test_running_statistics_of_any_dtypes(momentum, dtypes):
+    norm = nn.BatchNorm2d(3, momentum=momentum)
+    norm.running_mean, norm.running_var = (torch.rand(3, dtype=dtype) for dtype in dtypes)
+    true = copy.deepcopy(norm).double()
+    true.running_mean, true.running_var = norm.running_mean.double(), norm.running_var.double()
+    for _ in range(2):
+        x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+        true(x)
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        _fusion._remember(norm, torch.stack((mean, variance, variance * 100 / 99)))
+    assert norm.num_batches_tracked == true.num_batches_tracked == 2
+    assert (norm.running_mean.dtype, norm.running_var.dtype) == dtypes
+    torch.testing.assert_close(norm.running_mean.double(), true.running_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(norm.running_var.double(), true.running_var, rtol=1e-5, atol=1e-6)
