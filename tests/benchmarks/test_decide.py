@@ -1,4 +1,4 @@
-"""The table of the "auto" backend, from made-up timings to the blocks that go by it."""
+"""The table of the "auto" and "graph" backends, from made-up timings to the blocks that go by it."""
 
 import json
 
@@ -61,7 +61,16 @@ def test_the_table_is_what_the_timings_say(timed, tmp_path, times, least):
     assert text["environment"]["torch"] == torch.__version__
     found = _choice.read_table(tmp_path / "decisions.json")["cpu"]
     assert {CONV, BLOCK, TRAINED} <= set(found)
-    assert set(found.values()) == {least}
+    assert all(one == {"auto": least, "graph": least} for one in found.values())
+
+
+def test_the_clocks_of_the_backends_are_apart(timed, tmp_path, monkeypatch):
+    """Our kernels take the host longer, and the GPU less time."""
+    eager = decide.back_to_back
+    monkeypatch.setattr(decide, "back_to_back", lambda call, *rest: eager(call, *rest)._replace(median=10.0))
+    run(tmp_path / "decisions.json")
+    found = _choice.read_table(tmp_path / "decisions.json")["cpu"]
+    assert all(one == {"auto": None, "graph": elements(1)} for one in found.values())
 
 
 def test_blocks_go_by_a_table_that_was_written(timed, tmp_path, monkeypatch, gpu):
@@ -102,7 +111,7 @@ def test_what_went_wrong_is_written_down_and_left_to_torch(timed, tmp_path, monk
     path = tmp_path / "decisions.json"
     status, text = run(path)
     assert status == 1
-    assert text["decisions"]["cpu"][BLOCK] is None
+    assert text["decisions"]["cpu"][BLOCK] == {"auto": None, "graph": None}
     assert text["failed"] == {BLOCK: "RuntimeError: out of shared memory"}
     monkeypatch.setattr(decide.BlockData, "check", check)
     asked = []
@@ -112,7 +121,7 @@ def test_what_went_wrong_is_written_down_and_left_to_torch(timed, tmp_path, monk
     assert set(asked) == {BLOCK}
     assert status == 0
     assert text["failed"] == {}
-    assert text["decisions"]["cpu"][BLOCK] == elements(1)
+    assert text["decisions"]["cpu"][BLOCK] == {"auto": elements(1), "graph": elements(1)}
     asked.clear()
     run(path)
     assert len(set(asked)) == len(text["decisions"]["cpu"]) > 1
