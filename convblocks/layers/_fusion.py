@@ -115,8 +115,8 @@ def _remember(norm: nn.BatchNorm2d, stats: Tensor) -> None:
         if norm.momentum is None:
             momentum = batches.to(mean.dtype).reciprocal()
     if isinstance(momentum, Tensor) or mean.dtype != variance.dtype:
-        mean.lerp_(new_mean, momentum)
-        variance.lerp_(new_variance, momentum)
+        for old, new in ((mean, new_mean), (variance, new_variance)):
+            old.lerp_(new, momentum.to(old.dtype) if isinstance(momentum, Tensor) else momentum)
     else:
         # As torch.optim calls it; the name has its underscores for want of another.
         torch._foreach_lerp_([mean, variance], [new_mean, new_variance], momentum)  # pyright: ignore[reportPrivateImportUsage]
