@@ -38,7 +38,8 @@ class Parts(NamedTuple):
 
     def inference(self) -> tuple[Any, ...]:
         """Return the arguments of `ops.depthwise_separable_conv2d` after the input."""
-        return (*self[:4], *self.where)
+        # Not as a slice, which torch 2.6 does not follow while it compiles.
+        return (self.depthwise, self.pointwise, self.first, self.second, *self.where)
 
     def batch(self) -> tuple[bool, bool]:
         """Tell which norm takes the statistics of the batch."""
@@ -95,7 +96,8 @@ def _trained(found: Parts, x: Tensor) -> Choice:
 def _train(found: Parts, x: Tensor) -> Tensor:
     from convblocks.ops import separable_training
 
-    out, *stats = separable_training(x, *found[:4], found.batch(), *found.where)
+    weights = found.depthwise, found.pointwise
+    out, *stats = separable_training(x, *weights, found.first, found.second, found.batch(), *found.where)
     for norm, known in zip(found.norms, stats, strict=True):
         if norm is not None and norm.training and norm.track_running_stats:
             _remember(norm, known.detach())
@@ -150,13 +152,14 @@ def parts(block: nn.Module) -> Parts | str:
             return f"{name} stands where no kernel has its place"
         last = "norm" if act is None else "act"
         if act is not None:
-            stages[-1] = stages[-1]._replace(act=act)
+            # Not by _replace, which torch 2.6 does not follow while it compiles.
+            was = stages[-1]
+            stages[-1] = Stage(was.bias, was.mean, was.variance, was.weight, was.shift, was.eps, act)
             continue
         norm = cast("nn.BatchNorm2d", part)
         norms[-1] = norm
-        stages[-1] = stages[-1]._replace(
-            mean=norm.running_mean, variance=norm.running_var, weight=norm.weight, shift=norm.bias, eps=norm.eps
-        )
+        was = stages[-1]
+        stages[-1] = Stage(was.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps, was.act)
     if len(convs) != 2 or type(convs[0]) is not DepthwiseConv2d or not _is_pointwise(convs[1]):
         return "it is not one depthwise and one plain pointwise convolution"
     dw, pw = convs
