@@ -172,9 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return write_decisions(given, where, until)
     path, shown = given.output or RESULTS / f"kernels-{stem}.json", ""
     rows = before(path, where, given.resume).get("rows", [])
-    for result in compare(
-        QUICK if given.quick else CASES, given.device, given.milliseconds or (2 if given.quick else 50), rows
-    ):
+    cases, milliseconds = (QUICK, 2) if given.quick else (CASES, 50)
+    for result in compare(cases, given.device, given.milliseconds or milliseconds, rows):
         shown = table(result)
         write(path, json.dumps(result, indent=1))
         write(path.with_suffix(".md"), shown)

@@ -150,8 +150,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def filled(page: str, results: Path = RESULTS) -> str:
     """Return a page with its tables made anew; each says what it is of: `<!-- begin speedups FILE, inference -->`."""
     kinds = {"speedups": speedups, "rivals": rivals, "source": source, "everything": everything}
-    kinds |= {"depthwise": depthwise}
-    kinds |= {"machine_code": machine_code.table, "machine_code_worst": machine_code.worst}
+    kinds |= {"depthwise": depthwise, "machine_code": machine_code.table, "machine_code_worst": machine_code.worst}
 
     def made(mark: re.Match[str]) -> str:
         start, kind, words, _, end = mark.groups()

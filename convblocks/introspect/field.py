@@ -157,7 +157,7 @@ def _periods(low: Tensor, high: Tensor) -> list[int]:
     beyond = shifted >= steps.shape[1]
     same = (steps[:, shifted.clamp(max=steps.shape[1] - 1)] == steps[:, changes]).all(0)
     # As a list, of which torch does not say the type: to go through a tensor makes a tensor of every number.
-    periods = cast("list[int]", (same | beyond).all(0).nonzero().flatten().tolist())  # pyright: ignore[reportUnknownMemberType]
+    periods = cast("list[int]", (same | beyond).all(0).nonzero().flatten().tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
     return [period + 1 for period in periods]
 
 

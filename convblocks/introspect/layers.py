@@ -258,7 +258,7 @@ def geometry_rows(analysis: Analysis, *, merged: bool = True) -> list[Layer]:
         if window is None:
             continue
         # The same file's.
-        [row] = list(listing._functional(number, analysis.native.where(node), 0))  # pyright: ignore[reportPrivateUsage]
+        [row] = list(listing._functional(number, analysis.native.where(node), 0))  # pyright: ignore[reportPrivateUsage] - of this file
         previous = rows[-1].window if rows else None
         if (
             merged

@@ -99,7 +99,7 @@ def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range)
     """`base` with the positions `place` of one dimension replaced by `piece`."""
     base, piece = _without_gate(base, piece)
     # torch's function has no types.
-    broadcast = cast("Callable[..., Sequence[int]]", torch.broadcast_shapes)  # pyright: ignore[reportUnknownMemberType]
+    broadcast = cast("Callable[..., Sequence[int]]", torch.broadcast_shapes)  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
     shape = list(
         broadcast(
             [1 if d == dim + 1 else n for d, n in enumerate(base.data.shape)],
