@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, reduce
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -39,8 +39,9 @@ def affordable(lengths: Sequence[int]) -> None:
         raise TooLarge(lengths)
 
 
-Identity = tuple[int, tuple[int, ...], tuple[int, ...], bool]
-"""What tells arrays of labels apart: memory, shape, strides, and whether they are pooled."""
+Identity = tuple[Any, ...]
+"""What tells arrays of labels apart: memory, shape, strides, and whether they are pooled; of a concatenation, those of
+its parts."""
 
 
 class Labels:
@@ -52,13 +53,14 @@ class Labels:
     concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`.
     """
 
-    __slots__ = ("_data", "_lengths", "origin", "parts", "pooled")
+    __slots__ = ("_data", "_identity", "_lengths", "origin", "parts", "pooled")
 
     def __init__(
         self, data: Tensor | None, pooled: bool = False, origin: Reshaped | None = None, parts: Joined | None = None
     ) -> None:
         self._data, self.pooled, self.origin, self.parts = data, pooled, origin, parts
         self._lengths: list[int] | None = None
+        self._identity: Identity | None = None
 
     @property
     def data(self) -> Tensor:
@@ -75,9 +77,13 @@ class Labels:
     @property
     def identity(self) -> Identity:
         """Equal for labels that show one array in one way, as those do that views and gates lead through a block."""
-        if self._data is None and self.parts is not None:
-            return id(self), (), (), self.pooled
-        return self.data.data_ptr(), tuple(self.data.shape), self.data.stride(), self.pooled
+        if self._identity is None:
+            if self.parts is not None:
+                parts = [(item.identity, length) for item, length in self.parts.items]
+                self._identity = (self.parts.dim, *parts, self.pooled)
+            else:
+                self._identity = (self.data.data_ptr(), tuple(self.data.shape), self.data.stride(), self.pooled)
+        return self._identity
 
     @property
     def features(self) -> int:

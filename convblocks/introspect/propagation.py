@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,7 +101,8 @@ class Local:
         if data.numel() == 0:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        if 0 < int(extent(data[(slice(None), *(n // 2 for n in data.shape[1:]))])) <= self.half:
+        lo, negative_hi = cast("list[int]", data[(slice(None), *(n // 2 for n in data.shape[1:]))].tolist())
+        if 0 < 1 - lo - negative_hi <= self.half:
             return False
         size = extent(data)
         return bool(((size > self.half) | (size < 0)).all()) and bool((size > 0).any())

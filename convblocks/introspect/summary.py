@@ -10,6 +10,7 @@ import torch
 
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.cost import activation_bytes, tensor_bytes, total_macs
+from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.geometry_table import geometry_table
 from convblocks.introspect.inputs import InputSize
 from convblocks.introspect.layer_table import COLUMNS, NOTES, human_bytes, layer_rows
@@ -28,6 +29,7 @@ class Summary:
         output_shapes: shapes of the outputs, batch of one included.
     """
 
+    @on_cpu
     def __init__(self, analysis: Analysis, depth: int | None) -> None:
         module = module_of(analysis.model)
         self.analysis = analysis
@@ -43,6 +45,7 @@ class Summary:
         self.activation_bytes = activation_bytes(graph, graph.nodes)
         self.input_bytes = sum(math.prod(graph.shapes[v]) * graph.dtypes[v].itemsize for v in graph.inputs)
 
+    @on_cpu
     def records(self) -> list[dict[str, Any]]:
         """One dictionary a row, ready for `pandas.DataFrame`."""
         return [self._record(layer) for layer in self.layers]
@@ -76,6 +79,7 @@ class Summary:
             "unused": layer.unused,
         }
 
+    @on_cpu
     def table(self) -> Table:
         """The rows as strings."""
         shown = [layer for layer in self.layers if layer.type != "Identity"]
