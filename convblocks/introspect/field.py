@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import NOTHING, Joined, Labels, hull_of_parts
+from convblocks.introspect.labels import NOTHING, Joined, Labels, affordable, hull_of_parts
 
 MAX_PERIOD = 64
 
@@ -37,17 +37,20 @@ def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor,
     far. Over the others (channels of different fields) the hull is taken.
     """
     parts = labels.parts
-    data = labels.data if parts is None or _joins_places(labels, parts, prefer) else hull_of_parts(parts)
-    varying = [dim for dim, length in enumerate(data.shape[1:]) if length > 1]
+    if parts is not None and not _joins_places(labels, parts, prefer):
+        labels = Labels(hull_of_parts(parts))
+    if labels.terms:
+        # A slice of it may be as large as what is never put together elsewhere.
+        affordable(labels.lengths)
+    varying = [dim for dim, length in enumerate(labels.lengths) if length > 1]
     if not varying:
-        flat = data.reshape(2, 1)
+        flat = labels.data.reshape(2, 1)
         return flat[0], -flat[1], None
     dim = varying[0]
     if len(varying) > 1:
-        travel = {dim: _travel(data, dim) for dim in varying}
+        travel = {dim: _travel(labels, dim) for dim in varying}
         dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
-        data = data.amin([d + 1 for d in varying if d != dim], keepdim=True)
-    flat = data.reshape(2, -1)
+    flat = labels.least([d for d in varying if d != dim]).reshape(2, -1)
     return flat[0], -flat[1], dim
 
 
@@ -58,18 +61,21 @@ def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
     """
     if prefer is not None and parts.dim != prefer and labels.length(prefer) > 1:
         return False
-    hull = hull_of_parts(parts)
-    travel = max((_travel(hull, dim) for dim, length in enumerate(hull.shape[1:]) if length > 1), default=0)
+    hull = Labels(hull_of_parts(parts))
+    travel = max((_travel(hull, dim) for dim, length in enumerate(hull.lengths) if length > 1), default=0)
     firsts = torch.cat([item.data[0].flatten() for item in {id(item): item for item, _ in parts.items}.values()])
     firsts = firsts[firsts < NOTHING]
     return len(firsts) > 0 and 2 * travel < int(firsts.max() - firsts.min())
 
 
-def _travel(data: Tensor, dim: int) -> int:
+def _travel(labels: Labels, dim: int) -> int:
     """How far the intervals move along a dimension, its ends left out, between which padding may have wrapped."""
-    lo = data[0].movedim(dim, 0)
-    first, last = len(lo) // 8, len(lo) - 1 - len(lo) // 8
-    moved = (lo[last] - lo[first]).abs()
+    length = labels.length(dim)
+    places: list[int | None] = [None] * labels.ndim
+    places[dim] = length // 8
+    first = labels.at(places)[0]
+    places[dim] = length - 1 - length // 8
+    moved = (labels.at(places)[0] - first).abs()
     found = int(moved.max())
     if found < NOTHING // 2:
         return found
@@ -176,15 +182,15 @@ def shows_all(labels: Labels, length: int) -> bool:
         return any(shows_all(part, length) for part, _ in labels.parts.items)
     if labels.origin is not None:
         return shows_all(labels.origin.source, length)
-    data = labels.data
-    varying = [n for n in data.shape[1:] if n > 1]
-    if len(varying) > 1 and len(set(varying)) == 1:
+    varying = [n for n in labels.lengths if n > 1]
+    if labels.terms or (len(varying) > 1 and len(set(varying)) == 1):
         # The scores of an attention: place against place.
         return False
+    data = labels.data
     if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
         return False
-    dim = max(range(data.ndim - 1), key=lambda dim: _travel(data, dim), default=None)
-    if dim is not None and _travel(data, dim) >= length // 2:
+    dim = max(range(data.ndim - 1), key=lambda dim: _travel(labels, dim), default=None)
+    if dim is not None and _travel(labels, dim) >= length // 2:
         quarter = data.shape[dim + 1] // 4
         data = data.narrow(dim + 1, quarter, data.shape[dim + 1] - 2 * quarter)
     return int((data[0] + data[1]).min()) < 1 - length // 2

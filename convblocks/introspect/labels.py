@@ -22,6 +22,9 @@ from torch import Tensor
 NOTHING = 2**30 - 1
 """Feature of an element that depends on no input: larger than any coordinate, and twice it still fits 32 bits."""
 
+MOST_TERMS = 8
+"""Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
+
 LARGEST = 2**23
 """Elements of the largest array that is put together: 64 MB of intervals."""
 
@@ -50,15 +53,21 @@ class Labels:
     `pooled` says that the tensor no longer has a position along the axis: every element has gathered the whole of it.
     A linear layer on a channel-last map sees the map flattened and the result is unflattened again, so labels reshaped
     by a view keep the array from before it (`origin`) and are reshaped only when somebody looks at `data`. Likewise a
-    concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`.
+    concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`, and what has merged
+    rows with columns, as the scores of an attention do, the `terms` of the minimum.
     """
 
-    __slots__ = ("_data", "_identity", "_lengths", "origin", "parts", "pooled")
+    __slots__ = ("_data", "_identity", "_lengths", "origin", "parts", "pooled", "terms")
 
     def __init__(
-        self, data: Tensor | None, pooled: bool = False, origin: Reshaped | None = None, parts: Joined | None = None
+        self,
+        data: Tensor | None,
+        pooled: bool = False,
+        origin: Reshaped | None = None,
+        parts: Joined | None = None,
+        terms: tuple[Labels, ...] = (),
     ) -> None:
-        self._data, self.pooled, self.origin, self.parts = data, pooled, origin, parts
+        self._data, self.pooled, self.origin, self.parts, self.terms = data, pooled, origin, parts, terms
         self._lengths: list[int] | None = None
         self._identity: Identity | None = None
 
@@ -69,6 +78,9 @@ class Labels:
             if self.origin is not None:
                 source, old, new = self.origin
                 self._data = regroup(source.data, old, new)
+            elif self.terms:
+                affordable(self.lengths)
+                self._data, self.terms = reduce(torch.minimum, [term.data for term in self.terms]), ()
             else:
                 assert self.parts is not None
                 self._data = concatenate(*self.parts)
@@ -81,6 +93,8 @@ class Labels:
             if self.parts is not None:
                 parts = [(item.identity, length) for item, length in self.parts.items]
                 self._identity = (self.parts.dim, *parts, self.pooled)
+            elif self.terms:
+                self._identity = ("least", *(term.identity for term in self.terms), self.pooled)
             else:
                 self._identity = (self.data.data_ptr(), tuple(self.data.shape), self.data.stride(), self.pooled)
         return self._identity
@@ -100,8 +114,36 @@ class Labels:
             return self._data
         if self.origin is not None:
             return self.origin.source._any()
+        if self.terms:
+            return self.terms[0]._any()
         assert self.parts is not None
         return self.parts.items[0][0]._any()
+
+    def per_term(self, function: Callable[[Labels], Labels]) -> Labels:
+        """Treat every term of a minimum alike; what is done must not merge dimensions along which they differ."""
+        return Labels(None, self.pooled, terms=tuple([function(term) for term in self.terms]))
+
+    def least(self, dims: Sequence[int]) -> Tensor:
+        """The array with its elements along `dims` merged; those stay with length 1."""
+        if self.terms:
+            return reduce(torch.minimum, [term.least(dims) for term in self.terms])
+        varying = [dim + 1 for dim in dims if self.data.shape[dim + 1] > 1]
+        return self.data.amin(varying, keepdim=True) if varying else self.data
+
+    def at(self, places: Sequence[int | None]) -> Tensor:
+        """The array at one place of every dimension of which one is given; those stay with length 1."""
+        if self.terms:
+            return reduce(torch.minimum, [term.at(places) for term in self.terms])
+        data = self.data
+        return data[
+            (
+                slice(None),
+                *(
+                    slice(None) if place is None or n == 1 else slice(place, place + 1)
+                    for place, n in zip(places, data.shape[1:], strict=True)
+                ),
+            )
+        ]
 
     def per_part(self, function: Callable[[Labels], Labels], dim: int | None = None) -> Labels:
         """Treat every part alike; what is done must not look along the dimension of the concatenation.
@@ -131,6 +173,8 @@ class Labels:
         if self.origin is not None:
             source, old, new = self.origin
             return regrouped_lengths(source.lengths, old, new)[1]
+        if self.terms:
+            return [max(column) for column in zip(*(term.lengths for term in self.terms), strict=True)]
         assert self.parts is not None
         lengths = [max(column) for column in zip(*(item.lengths for item, _ in self.parts.items), strict=True)]
         lengths[self.parts.dim] = sum(length for _, length in self.parts.items)
@@ -158,6 +202,8 @@ class Labels:
         return self._reshape(old, new)
 
     def _reshape(self, old: Sequence[int], new: Sequence[int]) -> Labels:
+        if self.terms:
+            return self.per_term(lambda term: term._reshape(old, new))
         expanded, shaped = regrouped_lengths(self.lengths, old, new)
         if self.parts is None and expanded == self.lengths and len(expanded) == len(shaped):
             return Labels(regroup(self.data, old, new), self.pooled)
@@ -168,6 +214,8 @@ class Labels:
         missing = ndim - self.ndim
         if missing <= 0:
             return self
+        if self.terms:
+            return self.per_term(lambda term: term.with_ndim(ndim))
         shape = self.data.shape
         return Labels(self.data.reshape(shape[0], *[1] * missing, *shape[1:]), self.pooled)
 
@@ -299,7 +347,11 @@ def _union_of_two(first: Labels, second: Labels) -> Labels:
         ):
             pairs = zip(items, second.parts.items, strict=True)
             return joined(dim, [(_union_of_two(a, b), length) for (a, length), (b, _) in pairs])
-    affordable([max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)])
+    lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
+    terms = (*(first.terms or (first,)), *(second.terms or (second,)))
+    if lengths not in (first.lengths, second.lengths) or 2 < len(terms) <= MOST_TERMS:
+        return Labels(None, first.pooled, terms=terms)
+    affordable(lengths)
     return Labels(torch.minimum(first.data, second.data), first.pooled)
 
 

@@ -70,7 +70,7 @@ class Local:
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
-        if before.pooled or not self._spans(after.data) or self._spans(before.data):
+        if before.pooled or not self._spans(after) or self._spans(before):
             return after
         self.gates.add(call.number)
         if self._moves(after.data):
@@ -90,21 +90,24 @@ class Local:
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
+        counts = {dim: self._native_length(call, before, dim) for dim in dims}
+        if all(count == before.length(dim) for dim, count in counts.items()):
+            return Labels(before.least(dims), pooled=True)
         data = before.data
-        for dim in dims:
-            count = self._native_length(call, data, dim)
+        for dim, count in counts.items():
             data = data.narrow(dim + 1, (data.shape[dim + 1] - count) // 2, count)
         return Labels(data.amin([dim + 1 for dim in dims], keepdim=True), pooled=True)
 
-    def _spans(self, data: Tensor) -> bool:
+    def _spans(self, labels: Labels) -> bool:
         """Whether every element that depends on anything depends on more than half of the input."""
-        if data.numel() == 0:
+        lengths = labels.lengths
+        if 0 in lengths:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        lo, negative_hi = cast("list[int]", data[(slice(None), *(n // 2 for n in data.shape[1:]))].tolist())
+        lo, negative_hi = cast("list[int]", labels.at([n // 2 for n in lengths]).flatten().tolist())
         if 0 < 1 - lo - negative_hi <= self.half:
             return False
-        size = extent(data)
+        size = extent(labels.data)
         return bool(((size > self.half) | (size < 0)).all()) and bool((size > 0).any())
 
     def _moves(self, data: Tensor) -> bool:
@@ -113,12 +116,13 @@ class Local:
         ends = ends[:, extent(ends) > 0]
         return int((ends.amax(1) - ends.amin(1)).max()) > self.half // 8
 
-    def _native_length(self, call: Call, data: Tensor, dim: int) -> int:
+    def _native_length(self, call: Call, labels: Labels, dim: int) -> int:
+        length = labels.length(dim)
         if not self.grown:
-            return data.shape[dim + 1]
+            return length
         for value in call.node.operands:
             shape = call.graph.shapes[value]
-            if len(shape) > dim and shape[dim] == data.shape[dim + 1]:
+            if len(shape) > dim and shape[dim] == length:
                 return self.native_shapes[value][dim]
         raise NoRule("a reduction whose length at the original size is not known")
 
@@ -215,6 +219,9 @@ def _leaves(labels: Labels) -> Iterator[Tensor]:
             yield from _leaves(part)
     elif labels.origin is not None:
         yield from _leaves(labels.origin.source)
+    elif labels.terms:
+        for term in labels.terms:
+            yield from _leaves(term)
     else:
         yield labels.data
 

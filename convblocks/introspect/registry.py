@@ -132,12 +132,12 @@ class Call:
             # A sum over nothing; other dimensions may be empty still.
             lengths = [1 if dim in dims else n for dim, n in enumerate(labels.lengths)]
             return labels.map(lambda data: data.new_full((data.shape[0], *lengths), NOTHING))
-        varying = [dim % labels.ndim for dim in dims if labels.length(dim % labels.ndim) > 1]
+        varying = [dim for dim in dims if labels.length(dim) > 1]
         if not varying:
             return labels
-        # A concatenation is merged without being put together.
+        # Neither a concatenation nor the scores of an attention are put together to be merged.
         array = labels if labels.parts is None else Labels(hull_of_parts(labels.parts), labels.pooled)
-        after = array.map(lambda data: data.amin([dim + 1 for dim in varying], keepdim=True))
+        after = Labels(array.least(varying), labels.pooled)
         return self.policy.gathered(self, labels, after, varying)
 
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:

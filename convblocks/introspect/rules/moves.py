@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.labels import Labels, factors
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 
 @rule("view", "_unsafe_view", "_reshape_alias")
 def view(call: Call) -> Result:
     """Elements keep their order."""
-    return call.input and call.input.reshaped(call.shape, call.out_shape())
+    labels, old, new = call.input, call.shape, call.out_shape()
+    if labels is None or labels.origin is not None or labels.parts is not None or labels.terms:
+        return labels and labels.reshaped(old, new)
+    # Rows and columns that have been one dimension, or windows and heads: along some of them nothing varies.
+    cut = [dim for before, after in factors(old, new) if len(before) == 1 < len(after) for dim in after]
+    done = labels.reshaped(old, new)
+    return call.tidy(done, cut) if any(done.length(dim) > 1 for dim in cut) else done
 
 
 @rule("alias", "detach", "clone", "_to_copy", "lift_fresh", "lift_fresh_copy")
@@ -27,6 +33,8 @@ def permute(call: Call) -> Result:
 def _permuted(labels: Labels, order: list[int]) -> Labels:
     if labels.parts is not None:
         return labels.per_part(lambda part: _permuted(part, order), order.index(labels.parts.dim))
+    if labels.terms:
+        return labels.per_term(lambda term: _permuted(term, order))
     return labels.map(lambda data: data.permute(0, *(dim + 1 for dim in order)))
 
 
