@@ -25,8 +25,8 @@ NOTHING = 2**30 - 1
 MOST_TERMS = 8
 """Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
 
-LARGEST = 2**23
-"""Elements of the largest array that is put together: 64 MB of intervals."""
+LARGEST = 2**21
+"""Elements of the largest array that is put together: 16 MB of intervals."""
 
 
 class TooLarge(Exception):
@@ -122,6 +122,14 @@ class Labels:
     def per_term(self, function: Callable[[Labels], Labels]) -> Labels:
         """Treat every term of a minimum alike; what is done must not merge dimensions along which they differ."""
         return Labels(None, self.pooled, terms=tuple([function(term) for term in self.terms]))
+
+    def narrow(self, dim: int, start: int, count: int) -> Labels:
+        """A run of `count` places along a dimension."""
+        if self.length(dim) == 1 or count == self.length(dim):
+            return self
+        if self.terms:
+            return self.per_term(lambda term: term.narrow(dim, start, count))
+        return self.map(lambda data: data.narrow(dim + 1, start, count))
 
     def least(self, dims: Sequence[int]) -> Tensor:
         """The array with its elements along `dims` merged; those stay with length 1."""

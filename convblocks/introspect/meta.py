@@ -50,12 +50,27 @@ def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
         return _empty(x, x.shape)
     if _channels_last(x):
         return torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=torch.channels_last)
-    return torch.empty_like(x)
+    strides = _dense(x)
+    return None if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
+
+
+def _dense(x: Tensor) -> list[int] | None:
+    """Strides without gaps, in the order of those of `x`; None where that is no order."""
+    shape, given = x.shape, x.stride()
+    order = sorted((step, dim) for dim, step in enumerate(given) if shape[dim] > 1)
+    steps = [step for step, _ in order]
+    if 0 in steps or 0 in shape or len(set(steps)) < len(steps):
+        return None
+    strides, step = [1] * len(shape), 1
+    for _, dim in order:
+        strides[dim] = step
+        step *= shape[dim]
+    return strides
 
 
 def _softmax(x: Tensor, dim: int, option: Any = None) -> Tensor | None:
     """The last argument asks for another type."""
-    return _like(x) if not option and x.is_contiguous() and -x.dim() <= dim < x.dim() else None
+    return _contiguous(x) if not option and -x.dim() <= dim < x.dim() else None
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -83,10 +98,21 @@ def _within(small: Tensor, full: Tensor) -> bool:
     )
 
 
+def _covers(x: Tensor, y: Tensor) -> bool:
+    """Whether `y` is broadcast to `x`, both are of one type, and `x`, as the first operand, decides the strides."""
+    return (
+        x.dtype == y.dtype
+        and x.is_floating_point()
+        and x.dim() >= y.dim()
+        and all(n in (1, m) for n, m in zip(reversed(y.shape), reversed(x.shape), strict=False))
+        and _dense(x) is not None
+    )
+
+
 def _both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     if not isinstance(y, Tensor):
         return _like(x) if type(y) in (int, float) else None
-    if _alike(x, y) or _within(y, x):
+    if _alike(x, y) or _within(y, x) or _covers(x, y):
         return _like(x)
     return _like(y) if _within(x, y) else None
 
@@ -94,7 +120,59 @@ def _both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
 def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     if not isinstance(y, Tensor):
         return _itself(x) if type(y) in (int, float) else None
-    return x if _alike(x, y) or _within(y, x) else None
+    return x if _alike(x, y) or _within(y, x) or _covers(x, y) else None
+
+
+def _divided(x: Tensor, y: Any, **_: Any) -> Tensor | None:
+    """Rounded down, it is another format than that of its operands that torch may give."""
+    return _both(x, y) if x.is_contiguous() else None
+
+
+def _clone(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor | None:
+    if memory_format is torch.contiguous_format:
+        return _empty(x, x.shape)
+    return _like(x) if memory_format in (None, torch.preserve_format) else None
+
+
+def _contiguous(x: Tensor, *_: Any) -> Tensor | None:
+    return _empty(x, x.shape) if x.is_floating_point() else None
+
+
+def _rolled(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor | None:
+    fits = 0 < len(dims) == len(shifts) and all(-x.dim() <= dim < x.dim() for dim in dims)
+    return _contiguous(x) if fits else None
+
+
+def _running(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor | None:
+    return _contiguous(x) if dtype is None and -x.dim() <= dim < x.dim() else None
+
+
+def _reshaped(x: Tensor, shape: Sequence[int]) -> Tensor | None:
+    fits = x.is_contiguous() and min(shape, default=1) >= 0 and math.prod(shape) == x.numel()
+    return _empty(x, shape) if fits else None
+
+
+def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    rank = first.dim()
+    if not -rank - 1 <= dim <= rank or not all(_plain(x) and x.dtype == first.dtype for x in tensors):
+        return None
+    if any(x.shape != first.shape for x in tensors):
+        return None
+    shape = list(first.shape)
+    shape.insert(dim % (rank + 1), len(tensors))
+    return _empty(first, shape)
+
+
+def _resized(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
+    fits = x.dim() == 4 and len(size) == 2 and min(size) > 0 and 0 not in x.shape
+    return _empty(x, (*x.shape[:2], *size)) if fits and _plain(x) else None
+
+
+def _vector_norm(
+    x: Tensor, order: Any = 2, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor | None:
+    return _reduced(x, dims, keepdim, dtype=dtype) if type(order) in (int, float) and abs(order) in (1, 2) else None
 
 
 def _places(
@@ -192,7 +270,7 @@ def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, T
 def _reduced(
     x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor | None:
-    if not dims or dtype is not None or not _plain(x) or 0 in x.shape:
+    if not dims or dtype is not None or not x.is_floating_point() or 0 in x.shape:
         return None
     gone = {dim % x.dim() for dim in dims}
     if len(gone) != len(dims) or not all(-x.dim() <= dim < x.dim() for dim in dims):
@@ -295,6 +373,7 @@ SHORTCUTS: dict[Any, Shortcut] = {
     **{getattr(aten, f"{name}_").default: _itself for name in ELEMENTWISE},
     **{getattr(aten, name).Tensor: _both for name in ARITHMETIC},
     **{getattr(aten, f"{name}_").Tensor: _first for name in ARITHMETIC},
+    aten.div.Tensor_mode: _divided,
     aten.pow.Tensor_Scalar: _both,
     aten.mul.Scalar: _both,
     aten.maximum.default: _both,
@@ -309,6 +388,17 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.sum.dim_IntList: _reduced,
     aten.amax.default: _reduced,
     aten.var.correction: _variance,
+    aten.linalg_vector_norm.default: _vector_norm,
+    aten.cumsum.default: _running,
+    aten.roll.default: _rolled,
+    aten.clone.default: _clone,
+    aten._unsafe_view.default: _reshaped,
+    aten.stack.default: _stacked,
+    aten.upsample_nearest2d.default: _resized,
+    aten.upsample_bilinear2d.default: _resized,
+    aten.upsample_bicubic2d.default: _resized,
+    aten.clamp_min.default: _like,
+    aten.neg.default: _like,
     aten.avg_pool2d.default: _average,
     aten.max_pool2d_with_indices.default: _maximum,
     aten.cat.default: _concatenated,

@@ -90,13 +90,10 @@ class Local:
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
-        counts = {dim: self._native_length(call, before, dim) for dim in dims}
-        if all(count == before.length(dim) for dim, count in counts.items()):
-            return Labels(before.least(dims), pooled=True)
-        data = before.data
-        for dim, count in counts.items():
-            data = data.narrow(dim + 1, (data.shape[dim + 1] - count) // 2, count)
-        return Labels(data.amin([dim + 1 for dim in dims], keepdim=True), pooled=True)
+        for dim in dims:
+            count = self._native_length(call, before, dim)
+            before = before.narrow(dim, (before.length(dim) - count) // 2, count)
+        return Labels(before.least(dims), pooled=True)
 
     def _spans(self, labels: Labels) -> bool:
         """Whether every element that depends on anything depends on more than half of the input."""

@@ -34,6 +34,10 @@ LAYOUTS = {
     "row": tensor(8),
     "empty": tensor(2, 0, 6, 8),
     "one dimension": tensor(4),
+    "transposed map": tensor(2, 4, 8, 6).transpose(2, 3),
+    "places first": tensor(6, 8, 2, 4).permute(2, 3, 0, 1),
+    "a row of every map, transposed": tensor(8, 1, 4, 1).permute(3, 2, 1, 0),
+    "column": tensor(1, 1, 6, 1),
 }
 
 
@@ -49,7 +53,7 @@ def describe(result: Any) -> Any:
 def outcome(function: Any, *args: Any) -> Any:
     try:
         return describe(function(*args))
-    except (RuntimeError, ValueError, IndexError, AssertionError):
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, ZeroDivisionError):
         return "refused"
 
 
@@ -104,6 +108,56 @@ def test_reductions(func: Any, layout: str, keep: bool, dims: list[int] | None) 
         same(func, LAYOUTS[layout], dims, keep)
     if func is aten.amax.default:
         same(func, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_copies(layout: str) -> None:
+    x = LAYOUTS[layout]
+    same(aten.clone.default, x)
+    for form in (torch.contiguous_format, torch.preserve_format, torch.channels_last):
+        same(aten.clone.default, x, memory_format=form)
+    for shape in ([8, 48], [2, 4, 48], [-1, 8], [384], [5], []):
+        same(aten._unsafe_view.default, x, shape)
+    for shifts, dims in (([1, 2], [2, 3]), ([1], [-1]), ([1], []), ([1], [4]), ([1, 2], [1])):
+        same(aten.roll.default, x, shifts, dims)
+    for dim in (0, -1, 4):
+        same(aten.cumsum.default, x, dim)
+    same(aten.cumsum.default, x, 0, dtype=torch.float64)
+    same(aten.neg.default, x)
+    for least in (0, 0.5, -1):
+        same(aten.clamp_min.default, x, least)
+    for mode in ("floor", "trunc", None):
+        same(aten.div.Tensor_mode, x, torch.empty((), device="meta"), rounding_mode=mode)
+        same(aten.div.Tensor_mode, x, 2, rounding_mode=mode)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stacks(layout: str) -> None:
+    x = LAYOUTS[layout]
+    for dim in (0, 1, -1, 4, 5, -6):
+        same(aten.stack.default, [x, x], dim)
+        same(aten.stack.default, [x, LAYOUTS["contiguous"]], dim)
+        same(aten.stack.default, [LAYOUTS["contiguous"], x], dim)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resizing(layout: str) -> None:
+    x = LAYOUTS[layout]
+    for size in ([9, 9], [3, 20], [1, 1], [0, 4], [4]):
+        same(aten.upsample_nearest2d.default, x, size)
+        same(aten.upsample_nearest2d.default, x, size, 2.0, 2.0)
+        same(aten.upsample_bilinear2d.default, x, size, False)
+        same(aten.upsample_bilinear2d.default, x, size, True, None, None)
+        same(aten.upsample_bicubic2d.default, x, size, False)
+
+
+@pytest.mark.parametrize("dims", [[2, 3], [-1], [1], [], None, [4], [2, 2]])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_vector_norms(layout: str, dims: list[int] | None) -> None:
+    for order in (2, 1.0, 0, 3, float("inf")):
+        same(aten.linalg_vector_norm.default, LAYOUTS[layout], order, dims)
+        same(aten.linalg_vector_norm.default, LAYOUTS[layout], order, dims, True)
+    same(aten.linalg_vector_norm.default, LAYOUTS[layout], 2, dims, True, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dims", [[2, 3], [-1, -2], [1], [], None, [4], [2, 2]])
@@ -235,6 +289,18 @@ def test_every_shortcut_is_tested() -> None:
     unary = {getattr(aten, name + end).default for name in ELEMENTWISE for end in ("", "_")}
     binary = {getattr(aten, name + end).Tensor for name in ARITHMETIC for end in ("", "_")}
     assert set(SHORTCUTS) - unary - binary == {
+        aten.div.Tensor_mode,
+        aten.linalg_vector_norm.default,
+        aten.cumsum.default,
+        aten.roll.default,
+        aten.clone.default,
+        aten._unsafe_view.default,
+        aten.stack.default,
+        aten.upsample_nearest2d.default,
+        aten.upsample_bilinear2d.default,
+        aten.upsample_bicubic2d.default,
+        aten.clamp_min.default,
+        aten.neg.default,
         aten.pow.Tensor_Scalar,
         aten.mul.Scalar,
         aten.maximum.default,
