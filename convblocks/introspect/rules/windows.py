@@ -163,9 +163,8 @@ def unfold(call: Call) -> Result:
         data = torch.unflatten(rows, axis, (kernel, out))
         sizes += [kernel, out]
     # (K, N, C, kh, oh, kw, ow) -> (K, N, C kh kw, oh ow)
-    data = data.permute(0, 1, 2, 3, 5, 4, 6)
-    data = data.expand(-1, -1, shape[1], -1, -1, -1, -1)
-    return labels.map(lambda _: data.reshape(*data.shape[:2], shape[1] * sizes[0] * sizes[2], sizes[1] * sizes[3]))
+    windows = labels.map(lambda _: data.permute(0, 1, 2, 3, 5, 4, 6))
+    return windows.reshaped((*shape[:2], sizes[0], sizes[2], sizes[1], sizes[3]), call.out_shape())
 
 
 @rule("col2im")
@@ -180,11 +179,8 @@ def fold(call: Call) -> Result:
         spread(call[key], 2) for key in ("kernel_size", "stride", "padding", "dilation")
     )
     counts = [(out[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
-    data = labels.data.expand(-1, -1, shape[1], shape[2])
-    data = torch.unflatten(
-        torch.unflatten(data, 3, counts), 2, (out[1], kernel[0], kernel[1])
-    )  # K, N, C, kh, kw, oh, ow
-    data = data.permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
+    data = labels.reshaped(shape, (*out[:2], *kernel, *counts)).data
+    data = data.expand(-1, -1, -1, *kernel, *counts).permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
     for i in (1, 0):
         axis = 3 + 2 * i
         taps = transposed_taps(counts[i], out[2 + i], kernel[i], stride[i], padding[i], dilation[i])
