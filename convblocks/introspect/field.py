@@ -39,10 +39,11 @@ def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor,
     parts = labels.parts
     if parts is not None and not _joins_places(labels, parts, prefer):
         labels = Labels(hull_of_parts(parts))
-    if labels.terms:
-        # A slice of it may be as large as what is never put together elsewhere.
-        affordable(labels.lengths)
     varying = [dim for dim, length in enumerate(labels.lengths) if length > 1]
+    if labels.terms:
+        # What is not put together is looked at in slices.
+        shortest = min(varying, key=labels.length)
+        affordable([labels.length(dim) for dim in varying if dim != shortest])
     if not varying:
         flat = labels.data.reshape(2, 1)
         return flat[0], -flat[1], None

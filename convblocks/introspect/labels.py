@@ -12,7 +12,7 @@ know only the minimum, so the same rules serve intervals and masks of reached pi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple, cast
 
@@ -25,8 +25,11 @@ NOTHING = 2**30 - 1
 MOST_TERMS = 8
 """Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
 
-LARGEST = 2**21
-"""Elements of the largest array that is put together: 16 MB of intervals."""
+MOST_PIECES = 16
+"""Pieces of the largest array that is gone through in pieces."""
+
+LARGEST = 2**20
+"""Elements of the largest array that is put together, as many as a map of 1024 x 1024 has: 8 MB of intervals."""
 
 
 class TooLarge(Exception):
@@ -130,6 +133,19 @@ class Labels:
         if self.terms:
             return self.per_term(lambda term: term.narrow(dim, start, count))
         return self.map(lambda data: data.narrow(dim + 1, start, count))
+
+    def slices(self) -> Iterator[Tensor]:
+        """The array, in pieces where it is not put together."""
+        lengths = self.lengths
+        if not self.terms:
+            yield self.data
+            return
+        if math.prod(lengths) > MOST_PIECES * LARGEST:
+            raise TooLarge(lengths)
+        dim = max(range(len(lengths)), key=lengths.__getitem__)
+        count = max(1, lengths[dim] * LARGEST // math.prod(lengths))
+        for start in range(0, lengths[dim], count):
+            yield self.narrow(dim, start, min(count, lengths[dim] - start)).data
 
     def least(self, dims: Sequence[int]) -> Tensor:
         """The array with its elements along `dims` merged; those stay with length 1."""

@@ -13,7 +13,7 @@ def view(call: Call) -> Result:
     if labels is None or labels.origin is not None or labels.parts is not None or labels.terms:
         return labels and labels.reshaped(old, new)
     # Rows and columns that have been one dimension, or windows and heads: along some of them nothing varies.
-    cut = [dim for before, after in factors(old, new) if len(before) == 1 < len(after) for dim in after]
+    cut = [dim for _, after in factors(old, new) if len(after) > 1 for dim in after]
     done = labels.reshaped(old, new)
     return call.tidy(done, cut) if any(done.length(dim) > 1 for dim in cut) else done
 
