@@ -11,6 +11,8 @@ Results go to introspection_sweep.json, introspection_times.json and introspecti
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -20,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,11 +156,14 @@ def limited(
     return {"model": name, **option, "status": "not compared", "why": f"the process ended: more than {limits}"}
 
 
-def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, retry: bool) -> None:
-    """Compare as many models as fit the time; the file holds those of earlier runs.
+def sweep(
+    minutes: float, strides: list[int], limits: Limits, share: tuple[int, int], *, again: bool, retry: bool
+) -> None:
+    """Compare as many models as fit the time; the file holds those of earlier runs, and of others that are under way.
 
-    `again` asks anew for the answers of another commit, and compares them to what the gradient said before; `retry`
-    takes up those that could not be compared.
+    `share` (1, 2) takes the first of every two models, convolutional ones before the others. `again` asks anew for the
+    answers of another commit, and compares them to what the gradient said before; `retry` takes up those that could not
+    be compared.
     """
     path = RESULTS / "introspection_sweep.json"
     before = json.loads(path.read_text())["records"] if path.exists() else {}
@@ -175,19 +180,32 @@ def sweep(minutes: float, strides: list[int], limits: Limits, *, again: bool, re
         if time.monotonic() < until:
             about = {"file": file_of(name), "commit": code}
             done[key] = limited(function, name, option, before.get(key, {}), limits) | about
-            content = {"command": command, "machine": machine(), "totals": totals(done), "records": done}
-            write(path, json.dumps(content, indent=1) + "\n")
+            with alone():
+                records = json.loads(path.read_text())["records"] if path.exists() else {}
+                records[key] = done[key]
+                content = {"command": command, "machine": machine(), "totals": totals(records), "records": records}
+                write(path, json.dumps(content, indent=1) + "\n")
             print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
 
-    for stride in (None, *strides):
-        for name in names():
+    known = sorted(names(), key=lambda name: not done.get(name, {}).get("convolutional"))
+    mine = known[share[0] - 1 :: share[1]]
+    for name in mine:
+        for stride in (None, *strides):
             key = name if stride is None else f"{name}@{stride}"
             if (key not in done or key in due) and (stride is None or takes_stride(name, stride, done)):
                 turn(name, stride, sort_out)
     # The others have no gradient to be held to, but they cost time, and their operations have MACs.
-    for name in names():
+    for name in mine:
         if done.get(name, {}).get("status") == "not convolutional" and "macs" not in done[name]:
             turn(name, None, measure)
+
+
+@contextlib.contextmanager
+def alone() -> Generator[None, None, None]:
+    """No other run of this script is in here."""
+    with Path(__file__).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def takes_stride(name: str, stride: int, records: dict[str, dict[str, Any]]) -> bool:
@@ -239,6 +257,7 @@ def main() -> None:
     parser.add_argument("task", choices=["sweep", "times", "speed", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
+    parser.add_argument("--share", default="1/1", help="the first of two runs side by side is 1/2, the other 2/2")
     parser.add_argument("--again", action="store_true", help="answer anew what another commit answered")
     parser.add_argument("--retry", action="store_true", help="take up what could not be compared within its limits")
     parser.add_argument("--minutes-each", type=int, default=1, help="processor time of one model")
@@ -248,7 +267,8 @@ def main() -> None:
     if options.task == "sweep":
         strides = [int(part) for part in options.strides.split(",") if part]
         limits = Limits(options.minutes_each, options.gigabytes)
-        sweep(options.minutes, strides, limits, again=options.again, retry=options.retry)
+        first, count = map(int, options.share.split("/"))
+        sweep(options.minutes, strides, limits, (first, count), again=options.again, retry=options.retry)
     elif options.task == "times":
         times(build)
     elif options.task == "speed":
