@@ -51,7 +51,12 @@ def rows(
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SCALE", "SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {"HAS_SCALE": not statistics, "HAS_SHIFT": not statistics, "ACT": "" if statistics else "relu"}
+    constants |= {
+        "RUN_ON": chosen.run_on,
+        "HAS_SCALE": not statistics,
+        "HAS_SHIFT": not statistics,
+        "ACT": "" if statistics else "relu",
+    }
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels.rows_backward if backward else _kernels.rows_forward
     return _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)

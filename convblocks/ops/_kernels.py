@@ -130,6 +130,7 @@ def rows_forward(
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
+    RUN_ON: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -151,6 +152,15 @@ def rows_forward(
     first = (strip // DH) * ROWS * DH + strip % DH
     # Strips at the bottom have fewer rows.
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
+    start = 0
+    if X.dtype.element_ty.primitive_bitwidth == 16:
+        # A first row above the image adds nothing; from tile to tile neither may the last row of the one before.
+        # Float32 waits for memory longer than for this, and has no registers to spare.
+        above = first < PH
+        if RUN_ON:
+            above = above & (first + (rows + 1) * DH - PH >= H)
+        start = above.to(tl.int32)
+    span = rows + 2 - start
 
     w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
     w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
@@ -172,22 +182,7 @@ def rows_forward(
         plain = zero
         squares = zero
 
-    for tile in range(TILES):
-        u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
-        left = w - PW
-        ok_a = u_ok & within(left, W)
-        ok_b = u_ok & within(left + DW, W)
-        ok_c = u_ok & within(left + 2 * DW, W)
-        ok_d = u_ok & within(left + 3 * DW, W)
-        ok_e = u_ok & within(left + 4 * DW, W)
-        ok_f = u_ok & within(left + 5 * DW, W)
-        ok_0 = u_ok & (w < WO)
-        ok_1 = u_ok & (w + DW < WO)
-        ok_2 = u_ok & (w + 2 * DW < WO)
-        ok_3 = u_ok & (w + 3 * DW < WO)
-        x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
-        y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
-        step = DW * C
+    for run in range(1 if RUN_ON else TILES):
         # Sums of the next output row (two taps already there) and of the one after it (one tap).
         p0 = zero
         p1 = zero
@@ -197,7 +192,24 @@ def rows_forward(
         q1 = zero
         q2 = zero
         q3 = zero
-        for k in tl.range(rows + 2, num_stages=STAGES):
+        for turn in tl.range(span * (TILES if RUN_ON else 1), num_stages=STAGES):
+            k = start + (turn % span if RUN_ON else turn)
+            tile = turn // span if RUN_ON else run
+            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
+            left = w - PW
+            ok_a = u_ok & within(left, W)
+            ok_b = u_ok & within(left + DW, W)
+            ok_c = u_ok & within(left + 2 * DW, W)
+            ok_d = u_ok & within(left + 3 * DW, W)
+            ok_e = u_ok & within(left + 4 * DW, W)
+            ok_f = u_ok & within(left + 5 * DW, W)
+            ok_0 = u_ok & (w < WO)
+            ok_1 = u_ok & (w + DW < WO)
+            ok_2 = u_ok & (w + 2 * DW < WO)
+            ok_3 = u_ok & (w + 3 * DW < WO)
+            x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
+            y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
+            step = DW * C
             h = first + k * DH - PH
             ra, rb, rc, rd, re, rf = row_of_six(
                 x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column
@@ -275,6 +287,7 @@ def rows_backward(
     HAS_BIAS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
+    RUN_ON: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -315,24 +328,7 @@ def rows_backward(
     d22 = zero
     bias = zero
 
-    for tile in range(TILES):
-        u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
-        left = w + PW - 2 * DW
-        ok_a = u_ok & within(left, WO)
-        ok_b = u_ok & within(left + DW, WO)
-        ok_c = u_ok & within(left + 2 * DW, WO)
-        ok_d = u_ok & within(left + 3 * DW, WO)
-        ok_e = u_ok & within(left + 4 * DW, WO)
-        ok_f = u_ok & within(left + 5 * DW, WO)
-        ok_0 = u_ok & (w < W)
-        ok_1 = u_ok & (w + DW < W)
-        ok_2 = u_ok & (w + 2 * DW < W)
-        ok_3 = u_ok & (w + 3 * DW < W)
-        g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
-        own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
-        x_at = X + own
-        dx_at = DX + own
-        step = DW * C
+    for run in range(1 if RUN_ON else TILES):
         p0 = zero
         p1 = zero
         p2 = zero
@@ -351,7 +347,26 @@ def rows_backward(
         x11 = tl.zeros((BU, BC), tl.float32)
         x12 = tl.zeros((BU, BC), tl.float32)
         x13 = tl.zeros((BU, BC), tl.float32)
-        for k in tl.range(rows + 2, num_stages=STAGES):
+        for turn in tl.range((rows + 2) * (TILES if RUN_ON else 1), num_stages=STAGES):
+            k = turn % (rows + 2) if RUN_ON else turn
+            tile = turn // (rows + 2) if RUN_ON else run
+            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
+            left = w + PW - 2 * DW
+            ok_a = u_ok & within(left, WO)
+            ok_b = u_ok & within(left + DW, WO)
+            ok_c = u_ok & within(left + 2 * DW, WO)
+            ok_d = u_ok & within(left + 3 * DW, WO)
+            ok_e = u_ok & within(left + 4 * DW, WO)
+            ok_f = u_ok & within(left + 5 * DW, WO)
+            ok_0 = u_ok & (w < W)
+            ok_1 = u_ok & (w + DW < W)
+            ok_2 = u_ok & (w + 2 * DW < W)
+            ok_3 = u_ok & (w + 3 * DW < W)
+            g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
+            own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
+            x_at = X + own
+            dx_at = DX + own
+            step = DW * C
             h = first + k * DH
             g_row = h + PH - 2 * DH
             ra, rb, rc, rd, re, rf = row_of_six(

@@ -30,6 +30,8 @@ class Tiling(NamedTuple):
     warps: int = 4
     stages: int = 3
     """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
+    run_on: bool = False
+    """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
 
 
 # The quickest of those tried on an H200, over dilations and sizes.
@@ -112,6 +114,7 @@ def forward(
                 ACT=act,
                 STATISTICS=around is not None,
                 STAGES=tiling.stages,
+                RUN_ON=tiling.run_on,
                 BU=tiling.block,
                 **common,
             )
@@ -179,6 +182,7 @@ def backward(
                 plan.tiles,
                 HAS_BIAS=has_bias,
                 STAGES=tiling.stages,
+                RUN_ON=tiling.run_on,
                 BU=tiling.block,
                 **common,
             )

@@ -18,7 +18,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
 
 from benchmarks import builds
 from benchmarks.assembly import Assembly
-from convblocks.ops import _kernels, _kernels_separable, _kernels_training
+from convblocks.ops import _kernels, _kernels_separable, _kernels_training, _launch
 
 
 def wide(assembly: Assembly, stores: int, bits: str = ".128") -> None:
@@ -54,6 +54,18 @@ def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
     if (dtype, arch) == ("bfloat16", 90):
         assert build.rounds == 66
         assert build.an_element() <= 42
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90), ("float32", 80)])
+def test_rolling_from_tile_to_tile(dtype: str, arch: int, backward: bool) -> None:
+    own = _launch.ROWS_BACKWARD if backward else _launch.ROWS_FORWARD
+    assembly = builds.rows(dtype, arch, backward=backward, tiling=own._replace(run_on=True)).assembly
+    assert assembly.spills() == 0
+    assert len(assembly.carried) == 1
+    wide(assembly, stores=4, bits=".64" if backward else ".128")
+    # Of every round, a third more than where a tile's place is found once.
+    assert len(assembly.inner()) <= {False: 740, True: 720}[backward]
 
 
 def test_loops_hand_on_all_that_they_should() -> None:

@@ -54,6 +54,22 @@ CASES = {
     "strips without one": Case(
         (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "stages": 1}
     ),
+    "tiles run on": Case(
+        (4, 16, 9, 7),
+        padding=(2, 2),
+        dilation=(2, 2),
+        tiling={"block": 4, "tiles": 3, "run_on": True},
+        dtype="bfloat16",
+    ),
+    "strips and tiles run on": Case(
+        (3, 16, 13, 7), tiling={"block": 4, "rows": 3, "tiles": 4, "run_on": True, "stages": 4}, dtype="float16"
+    ),
+    "tiles run on without padding": Case(
+        (3, 20, 9, 9), padding=(0, 1), dilation=(3, 1), tiling={"block": 2, "tiles": 3, "run_on": True}
+    ),
+    "tiles run on, dilated by more than the image": Case(
+        (5, 8, 5, 6), padding=(8, 8), dilation=(8, 8), tiling={"block": 2, "tiles": 8, "run_on": True}, dtype="bfloat16"
+    ),
     "tiles of the gathering kernel": Case(
         (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}
     ),
@@ -85,7 +101,9 @@ def cases(draw):
     height, width = (least + draw(st.integers(0, 7)) for least in size)
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 40)), height, width)
     dtype = draw(st.sampled_from(sorted(TOLERANCE)))
-    return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()))
+    run_on = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": True}
+    tiling = run_on if rolling and draw(st.booleans()) else None
+    return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()), tiling=tiling)
 
 
 @settings(max_examples=20)
