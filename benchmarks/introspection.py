@@ -270,7 +270,7 @@ def main() -> None:
         first, count = map(int, options.share.split("/"))
         sweep(options.minutes, strides, limits, (first, count), again=options.again, retry=options.retry)
     elif options.task == "times":
-        times(build)
+        times(build, names())
     elif options.task == "speed":
         speed()
     else:

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, cast
@@ -168,8 +168,10 @@ def smallest(call: Callable[[], Any], rounds: int = 3) -> float:
     return min(once({"one": call})["one_seconds"] for _ in range(rounds))
 
 
-def times(build: Callable[[str], torch.nn.Module]) -> None:
+def times(build: Callable[[str], torch.nn.Module], names: Sequence[str]) -> None:
     """A first call of `summary` and of torchinfo on every network of timm, of `receptive_field` on convolutional ones.
+
+    Convolutional networks come first, then the others in the order of `names`.
 
     Of `receptive_field` the shortest of three further calls too. What the file holds is left out: it goes on where it
     stopped, and a file that is gone is made anew.
@@ -184,9 +186,8 @@ def times(build: Callable[[str], torch.nn.Module]) -> None:
     records: dict[str, dict[str, Any]] = json.loads(path.read_text())["records"] if path.exists() else {}
     # What Python and torch set up at a first call is no time of the first network.
     once(_answers(build("resnet18"), (3, 224, 224)))
-    others = [name for name in timm.list_models() if not sweep.get(name, {}).get("convolutional")]
-    convolutional = sorted(set(timm.list_models()) - set(others))
-    for name in (*convolutional, *sorted(others)):
+    others = [name for name in names if not sweep.get(name, {}).get("convolutional")]
+    for name in (*sorted(set(names) - set(others)), *others):
         record = records.get(name, {})
         if name in records and (name in others or "field_best_seconds" in record or "field_seconds" not in record):
             continue
