@@ -101,7 +101,8 @@ class Local:
         if 0 in lengths:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        lo, negative_hi = cast("list[int]", labels.at([n // 2 for n in lengths]).flatten().tolist())
+        middle = labels.at([n // 2 for n in lengths]).flatten()
+        lo, negative_hi = cast("list[int]", middle.tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
         if 0 < 1 - lo - negative_hi <= self.half:
             return False
         # What merges with others depends on no less.
