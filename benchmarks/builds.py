@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from benchmarks.assembly import Assembly, compile_kernel
 from convblocks.ops import (
     _kernels,
+    _kernels_gradients,
     _kernels_separable,
     _kernels_training,
     _launch,
@@ -58,7 +59,7 @@ def rows(
         "ACT": "" if statistics else "relu",
     }
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
-    kernel = _kernels.rows_backward if backward else _kernels.rows_forward
+    kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
     return _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
 
 
@@ -72,7 +73,7 @@ def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256
     pointers |= dict.fromkeys(("PART_WEIGHT", "AROUND", "PART"), "fp32")
     constants = {"UNIT": 16, "EVEN_C": True, "KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True}
     constants |= {"STATISTICS": False, "BP": chosen.block, "BC": chosen.channels}
-    kernel = _kernels.gather_backward if backward else _kernels.gather_forward
+    kernel = _kernels_gradients.gather_backward if backward else _kernels.gather_forward
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     return Build(assembly, chosen.block * chosen.channels / (32 * chosen.warps), 0)
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _launch_sums
+from convblocks.ops import _kernels, _kernels_gradients, _launch_sums
 from convblocks.ops._start import Kernels
 
 Pair = tuple[int, int]
-kernels = Kernels(_kernels)
+kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
 
 
 class Tiling(NamedTuple):
@@ -168,7 +168,7 @@ def backward(
             plan = plan_rows(n, c, h, w, dilation, tiling)
             part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
             part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
-            kernels.rows_backward[(plan.programs,)](
+            gradients.rows_backward[(plan.programs,)](
                 x,
                 weight,
                 dy,
@@ -193,7 +193,7 @@ def backward(
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
             chunks = blocks(chunks, tiles)
             part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
-            kernels.gather_backward[(chunks * blocks(c, tiling.channels),)](
+            gradients.gather_backward[(chunks * blocks(c, tiling.channels),)](
                 x,
                 weight,
                 dy,

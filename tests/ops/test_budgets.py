@@ -18,7 +18,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
 
 from benchmarks import builds
 from benchmarks.assembly import Assembly
-from convblocks.ops import _kernels, _kernels_separable, _kernels_training, _launch
+from convblocks.ops import _kernels, _kernels_gradients, _kernels_separable, _kernels_training, _launch
 
 
 def wide(assembly: Assembly, stores: int, bits: str = ".128") -> None:
@@ -106,7 +106,8 @@ def test_gathering(backward: bool) -> None:
 
 
 KERNELS = [
-    *(_kernels.rows_forward, _kernels.rows_backward, _kernels.gather_forward, _kernels.gather_backward),
+    *(_kernels.rows_forward, _kernels.gather_forward),
+    *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward),
     *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
     *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),
     *(_kernels_training.pointwise_forward, _kernels_training.pointwise_backward),
