@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from convblocks.introspect.field import MAX_PERIOD, _searched, _uniform, axis_field
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.labels import MOST_TERMS, Labels, TooLarge, joined, union
 from convblocks.introspect.sliding import gather, slide, window_taps
 
 small = st.integers(1, 5)
@@ -84,3 +85,65 @@ def test_steps_further_apart_than_the_longest_period_are_no_pattern() -> None:
     """Places of a flattened map: the field along its height moves once a row."""
     low = torch.arange(6).repeat_interleave(2 * MAX_PERIOD) + 2
     assert field(low, torch.full_like(low, 3)) == (None, None)
+
+
+def outer() -> tuple[Labels, Tensor]:
+    """Rows merged with columns, and the array that this stands for."""
+    torch.manual_seed(0)
+    rows, columns = (torch.randint(0, 99, shape, dtype=torch.int32) for shape in ((2, 5, 1), (2, 1, 7)))
+    merged = union((Labels(rows), Labels(columns)), 2)
+    assert merged is not None
+    assert len(merged.terms) == 2
+    assert merged.lengths == [5, 7]
+    return merged, torch.minimum(rows, columns)
+
+
+def test_rows_merged_with_columns_are_not_put_together() -> None:
+    labels, array = outer()
+    for dims in ([0], [1], [0, 1], []):
+        expected = array.amin([dim + 1 for dim in dims], keepdim=True) if dims else array
+        assert torch.equal(labels.least(dims), expected)
+    assert torch.equal(labels.at([2, None]), array[:, 2:3])
+    assert torch.equal(labels.at([4, 3]), array[:, 4:, 3:4])
+    cut = labels.narrow(1, 2, 3)
+    again = labels.reshaped((5, 7), (1, 5, 7))
+    assert cut.terms
+    assert again.terms
+    assert torch.equal(cut.data, array[:, :, 2:5])
+    assert torch.equal(again.data, array[:, None])
+    assert torch.equal(labels.with_ndim(4).data, array[:, None, None])
+    assert labels.terms
+    assert torch.equal(labels.data, array)
+    assert labels.terms == ()
+
+
+def test_what_is_not_put_together_is_gone_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convblocks.introspect.labels.LARGEST", 12)
+    labels, array = outer()
+    pieces = list(labels.slices())
+    assert len(pieces) == 4
+    assert torch.equal(torch.cat(pieces, 2), array)
+    with pytest.raises(TooLarge, match="5 x 7 elements"):
+        _ = labels.data
+    monkeypatch.setattr("convblocks.introspect.labels.MOST_PIECES", 2)
+    with pytest.raises(TooLarge, match="5 x 7 elements"):
+        next(labels.slices())
+
+
+def test_a_minimum_of_many_terms_is_put_together() -> None:
+    labels, array = outer()
+    for number in range(MOST_TERMS):
+        one = torch.full((2, 1, 7), 50 - number, dtype=torch.int32)
+        merged = union((labels, Labels(one)), 2)
+        assert merged is not None
+        labels, array = merged, torch.minimum(array, one)
+    assert len(labels.terms) < MOST_TERMS
+    assert torch.equal(labels.data, array)
+
+
+def test_labels_that_show_the_same_arrays_have_the_same_identity() -> None:
+    first, second = (Labels(torch.zeros(2, n, dtype=torch.int32)) for n in (3, 4))
+    one, two = (joined(0, [(first, 3), (second, 4)]) for _ in range(2))
+    assert one is not two
+    assert one.identity == two.identity
+    assert one.identity != joined(0, [(second, 4), (first, 3)]).identity
