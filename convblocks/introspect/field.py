@@ -41,9 +41,9 @@ def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor,
         labels = Labels(hull_of_parts(parts))
     varying = [dim for dim, length in enumerate(labels.lengths) if length > 1]
     if labels.terms:
-        # What is not put together is looked at in slices.
+        # What is not put together is looked at in slices, a few of them.
         shortest = min(varying, key=labels.length)
-        affordable([labels.length(dim) for dim in varying if dim != shortest])
+        affordable([labels.length(dim) for dim in varying if dim != shortest], arrays=4)
     if not varying:
         flat = labels.data.reshape(2, 1)
         return flat[0], -flat[1], None

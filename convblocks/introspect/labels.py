@@ -39,9 +39,9 @@ class TooLarge(Exception):
         super().__init__(f"labels of {' x '.join(map(str, lengths))} elements")
 
 
-def affordable(lengths: Sequence[int]) -> None:
-    """Refuse to put together an array of this shape where it is too large."""
-    if math.prod(lengths) > LARGEST:
+def affordable(lengths: Sequence[int], arrays: int = 1) -> None:
+    """Refuse to put together an array of this shape where it is larger than so many of the largest."""
+    if math.prod(lengths) > arrays * LARGEST:
         raise TooLarge(lengths)
 
 
