@@ -187,8 +187,8 @@ def sweep(
                 write(path, json.dumps(content, indent=1) + "\n")
             print(key, {k: done[key].get(k) for k in SHOWN}, flush=True)
 
-    known = sorted(names(), key=lambda name: not done.get(name, {}).get("convolutional"))
-    mine = known[share[0] - 1 :: share[1]]
+    # Shared out before they are sorted: the other run may have begun with another file.
+    mine = sorted(names()[share[0] - 1 :: share[1]], key=lambda name: not done.get(name, {}).get("convolutional"))
     for name in mine:
         for stride in (None, *strides):
             key = name if stride is None else f"{name}@{stride}"
@@ -252,12 +252,20 @@ def totals(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """Which share of how many, written as 1/2."""
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be a share of so many, as 1/2 or 2/2, got {text!r}")
+    return int(first), int(count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["sweep", "times", "speed", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
-    parser.add_argument("--share", default="1/1", help="the first of two runs side by side is 1/2, the other 2/2")
+    parser.add_argument("--share", type=share_of, default=(1, 1), help="of two runs side by side, 1/2 and 2/2")
     parser.add_argument("--again", action="store_true", help="answer anew what another commit answered")
     parser.add_argument("--retry", action="store_true", help="take up what could not be compared within its limits")
     parser.add_argument("--minutes-each", type=int, default=1, help="processor time of one model")
@@ -267,8 +275,7 @@ def main() -> None:
     if options.task == "sweep":
         strides = [int(part) for part in options.strides.split(",") if part]
         limits = Limits(options.minutes_each, options.gigabytes)
-        first, count = map(int, options.share.split("/"))
-        sweep(options.minutes, strides, limits, (first, count), again=options.again, retry=options.retry)
+        sweep(options.minutes, strides, limits, options.share, again=options.again, retry=options.retry)
     elif options.task == "times":
         times(build, names())
     elif options.task == "speed":

@@ -32,7 +32,7 @@ def tilings(case: Case) -> list[Tiling]:
         grid = itertools.product((16, 32), (64,), (4, 8), (1, 2, 3, 4, 5))
     else:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
-    # With one row in a strip or two, it is the way from tile to tile that takes the time.
+    # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
     ways_on = (False, True) if case.dilation > 1 and not case.out else (False,)
     return [
         Tiling(block, channels, rows, 0, warps, stages, run_on)

@@ -138,7 +138,6 @@ class LayerList:
         self.analysis, self.graph, self.model = analysis, analysis.native, model
         self._counted: set[int] = set()
         self._called: set[int] = set()
-        self._held: dict[int, dict[int, nn.Parameter]] = {}
 
     def build(self) -> list[Layer]:
         """All rows."""
@@ -239,20 +238,10 @@ class LayerList:
                 yield Layer(name, kind, depth, None, (), (), None, None, count, trainable, 0, 0, leaf=True, unused=True)
 
     def _new_parameters(self, module: nn.Module, count: bool) -> tuple[int, int]:
-        fresh = [p for key, p in self._parameters(module).items() if key not in self._counted]
+        fresh = [p for p in module.parameters() if id(p) not in self._counted]
         if count:
             self._counted.update(id(p) for p in fresh)
         return sum(p.numel() for p in fresh), sum(p.numel() for p in fresh if p.requires_grad)
-
-    def _parameters(self, module: nn.Module) -> dict[int, nn.Parameter]:
-        """What `module.parameters()` gives, by identity; every module is asked once for its own."""
-        held = self._held.get(id(module))
-        if held is None:
-            held = {id(p): p for p in module.parameters(recurse=False)}
-            for child in module.children():
-                held.update(self._parameters(child))
-            self._held[id(module)] = held
-        return held
 
     def _field(self, values: Sequence[int]) -> ReceptiveField | None:
         if not values or not self.graph.depends[values[0]]:

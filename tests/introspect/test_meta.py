@@ -154,7 +154,7 @@ def test_resizing(layout: str) -> None:
 @pytest.mark.parametrize("dims", [[2, 3], [-1], [1], [], None, [4], [2, 2]])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_vector_norms(layout: str, dims: list[int] | None) -> None:
-    for order in (2, 1.0, 0, 3, float("inf")):
+    for order in (2, 1.0, 0, 3, -1, -2.0, float("inf")):
         same(aten.linalg_vector_norm.default, LAYOUTS[layout], order, dims)
         same(aten.linalg_vector_norm.default, LAYOUTS[layout], order, dims, True)
     same(aten.linalg_vector_norm.default, LAYOUTS[layout], 2, dims, True, dtype=torch.float64)
