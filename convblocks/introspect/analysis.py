@@ -9,17 +9,24 @@ from typing import Any
 
 from torch import Tensor
 
+from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
-from convblocks.introspect.field import AxisField, axis_field, shows_all, units_of
+from convblocks.introspect.field import AxisField, axis_field, of_two_places, see_alike, shows_all, units_of
 from convblocks.introspect.graph import Graph
-from convblocks.introspect.growth import agreement, follows_size, grown_length, reach, settled
+from convblocks.introspect.growth import Reach, agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
-from convblocks.introspect.labels import Identity, Labels, TooLarge
+from convblocks.introspect.labels import Identity, Labels
+from convblocks.introspect.operations import ATTENTION
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
 
 LONGEST = 2**16
+
+TWO_PLACES = "every element belongs to two places, as the scores of an attention do"
+
+MODEST = 4
+"""How many times the original length is tried first in networks with attention."""
 
 
 @dataclass(slots=True)
@@ -57,8 +64,8 @@ class Analysis:
         self.model, self.inputs = model, inputs
         self.native = trace(model, inputs.shapes, inputs.dtypes)
         self._fields: dict[tuple[Axis, int], tuple[AxisField, tuple[str, ...], bool]] = {}
-        self._native_fields: dict[tuple[Identity, int | None], AxisField | None] = {}
-        self._reach: dict[Axis, tuple[int, int]] = {}
+        self._native_fields: dict[tuple[Identity, int | None, int], AxisField | None] = {}
+        self._reach: dict[Axis, Reach] = {}
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
         self._local: dict[Axis, tuple[Propagation, Local]] = {}
@@ -92,7 +99,7 @@ class Analysis:
         """Whether the network treats the height and the width of its input alike."""
         return [axis.dim for axis in self.axes] == [2, 3] and exchanged(self.native) is not None
 
-    def reach(self, axis: Axis) -> tuple[int, int]:
+    def reach(self, axis: Axis) -> Reach:
         """An upper estimate of the field of any unit, and a common multiple of the strides."""
         if self._alike:
             axis = self.axes[0]
@@ -110,14 +117,15 @@ class Analysis:
     def _grow(self) -> None:
         estimates = {axis: self.reach(axis) for axis in self.axes}
         factor, before = 2, None
+        modest = self._modest()
         while True:
-            lengths = {
-                axis: grown_length(
-                    self.length(axis), min(LONGEST, self.length(axis) + factor * (total + 2 * multiple)), multiple
-                )
-                for axis, (total, multiple) in estimates.items()
-            }
+            lengths = modest or {axis: self._enlarged(axis, factor) for axis in self.axes}
             grown = self.run(lengths)
+            if modest is not None:
+                if all(self._suffices(grown[axis]) for axis in self.axes):
+                    break
+                modest = None
+                continue
             small = [self._too_small(grown[axis]) for axis in self.axes]
             if before is not None and (small == before[2] or self._lost(before[1], grown)):
                 # What sees both ends of any input, as the border does under circular padding, is left as it is.
@@ -128,9 +136,10 @@ class Analysis:
             factor, before = factor * 3, (lengths, grown, small)
         self._grown = {axis: [grown[axis]] for axis in self.axes}
         some = grown[self.axes[0]]
-        if follows_size(self.native, some.graph, some.agreed):
+        crossed = any(run.policy.crosses for run in grown.values())
+        if crossed or follows_size(self.native, some.graph, some.agreed):
             larger = {
-                axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis][1]) for axis in self.axes
+                axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis].multiple) for axis in self.axes
             }
             again = self.run(larger)
             agreed = some.agreed
@@ -140,6 +149,30 @@ class Analysis:
                 if count < agreed:
                     for run in self._grown[axis]:
                         run.cut(count)
+
+    def _enlarged(self, axis: Axis, factor: int) -> int:
+        """A length in which units in the middle see no border, by the estimate of their fields."""
+        found, length = self.reach(axis), self.length(axis)
+        return grown_length(length, min(LONGEST, length + factor * (found.total + 2 * found.multiple)), found.multiple)
+
+    def _modest(self) -> dict[Axis, int] | None:
+        """Lengths to try first where the estimate says little: what an attention reads is cut as a gate.
+
+        A much larger input costs more, and its labels may be too large.
+        """
+        if not any(node.op in ATTENTION for node in self.native.nodes):
+            return None
+        lengths = {
+            axis: grown_length(self.length(axis), MODEST * self.length(axis), self.reach(axis).multiple)
+            for axis in self.axes
+        }
+        return lengths if any(self._enlarged(axis, 2) > 2 * lengths[axis] for axis in self.axes) else None
+
+    def _suffices(self, grown: Grown) -> bool:
+        """Whether every field is found in the middle of this input, as far from its border as it is large."""
+        margins = grown.length - self.length(grown.axis)
+        alone = grown if grown.like is None else grown.like
+        return not alone.policy.partial and not self._seeing(alone, margins)
 
     @on_cpu
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
@@ -174,16 +207,19 @@ class Analysis:
 
     def _too_small(self, grown: Grown) -> frozenset[int]:
         """Values of which some unit sees too much of the input to tell its field."""
-        if grown.like is not None:
-            return self._too_small(grown.like)
-        seen: dict[int, bool] = {}
+        alone = grown if grown.like is None else grown.like
+        return self._seeing(alone, alone.length)
+
+    def _seeing(self, grown: Grown, length: int) -> frozenset[int]:
+        """Values of which some unit sees more than half of so many positions."""
+        seen: dict[Identity, bool] = {}
         found: set[int] = set()
         for value, labels in grown.labels.labels.items():
             if labels.pooled or value in grown.labels.unknown:
                 continue
-            if id(labels) not in seen:
-                seen[id(labels)] = shows_all(labels, grown.length)
-            if seen[id(labels)]:
+            if labels.identity not in seen:
+                seen[labels.identity] = shows_all(labels, length)
+            if seen[labels.identity]:
                 found.add(value)
         return frozenset(found)
 
@@ -194,12 +230,17 @@ class Analysis:
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""
         key = (axis, value)
-        if key not in self._fields:
-            try:
-                self._fields[key] = self._field(axis, value)
-            except TooLarge as error:
-                self._fields[key] = AxisField(None), (str(error),), False
-        return self._fields[key]
+        found = self._fields.get(key)
+        if found is None:
+            if axis != self.axes[0] and self.grown(axis)[0].like is not None:
+                found = self.field(self.axes[0], value)
+            else:
+                try:
+                    found = self._field(axis, value)
+                except TooLarge as error:
+                    found = AxisField(None), (str(error),), False
+            self._fields[key] = found
+        return found
 
     @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
@@ -207,13 +248,20 @@ class Analysis:
         graph = runs[0].graph
         reached = all(value in run.labels.labels for run in runs)
         if reached:
-            reasons = frozenset[str]().union(*(run.labels.unknown.get(value, frozenset()) for run in runs))
+            reasons = frozenset[str]().union(*[run.labels.unknown.get(value, ()) for run in runs])
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
             found = [self._seen(run, value) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
                 return found[0], parts, gated
+            alone = runs[0].like or runs[0]
+            labels = alone.labels.labels[value]
+            # What holds at the original size says no more of what has gathered too much, or is of no one place.
+            if found[0] is None and labels.pooled:
+                return AxisField(None, pooled=True), parts, not parts
+            if found[0] is None and of_two_places(labels, alone.length):
+                return AxisField(None), (TWO_PLACES,), gated
         return self._native_field(axis, value)
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:
@@ -239,13 +287,15 @@ class Analysis:
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
-        key = here.identity, self.prefer(self.native.shapes[value], axis)
+        # Of what layers that do not pad have trimmed it sees half of its field at most.
+        margin = self.reach(axis).sizes[value] // 2
+        key = here.identity, self.prefer(self.native.shapes[value], axis), margin
         if key not in self._native_fields:
-            self._native_fields[key] = axis_field(here, length, key[1], self.reach(axis)[0] // 2)
+            self._native_fields[key] = axis_field(here, length, key[1], margin)
         found = self._native_fields[key]
         if here.pooled:
             return AxisField(None, pooled=True), parts, not parts
-        if found is None or shows_all(here, length):
+        if found is None or (shows_all(here, length) and not see_alike(here, length, key[1], margin)):
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, parts, gated
 
@@ -254,7 +304,7 @@ class Analysis:
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self.prefer(run.graph.shapes[value], axis)
-        lo, hi, _ = units_of(run.labels.labels[value], prefer)
+        lo, hi, *_ = units_of(run.labels.labels[value], prefer)
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 
@@ -264,6 +314,8 @@ class Analysis:
 
     def _gathered(self, graph: Graph, policy: Local, value: int) -> tuple[bool, tuple[str, ...]]:
         """Whether gates make a value see all of an axis, and if not, which make it see a part that grows with it."""
+        if not policy.gates:
+            return False, ()
         whole = sorted(policy.gates - policy.partial)
         if value in self._reached_by(graph, whole):
             return True, ()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from convblocks.introspect.analysis import Analysis
-from convblocks.introspect.field import units_of
-from convblocks.introspect.labels import TooLarge
+from convblocks.introspect.arrays import TooLarge
+from convblocks.introspect.field import AxisField, units_of
 from convblocks.introspect.propagation import Axis
 
 
@@ -57,7 +57,7 @@ class ReceptiveField:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """The spatial axes of the input asked about."""
-        return tuple(axis for axis in self._analysis.axes if axis.input == self._input)
+        return tuple([axis for axis in self._analysis.axes if axis.input == self._input])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,12 +67,12 @@ class ReceptiveField:
     @property
     def local(self) -> Field:
         """The field with gates cut; that of a pooled tensor is as wide as the units pooled at the given input size."""
-        found = [self._analysis.field(axis, self._value)[0] for axis in self.axes]
+        found = [field for field, _, _ in self._found()]
         return Field(
-            tuple(field.size for field in found),
-            tuple(field.jump for field in found),
-            tuple(field.start for field in found),
-            tuple(field.period for field in found),
+            tuple([field.size for field in found]),
+            tuple([field.jump for field in found]),
+            tuple([field.start for field in found]),
+            tuple([field.period for field in found]),
         )
 
     @property
@@ -80,7 +80,7 @@ class ReceptiveField:
         """The field with gates: infinite where anything upstream gathers the whole image, None where it is unknown."""
         local = self.local
         gated = self.is_global
-        left_out = [g or bool(self._unknown(axis)) for g, axis in zip(gated, self.axes, strict=True)]
+        left_out = [g or bool(reasons) for g, (_, reasons, _) in zip(gated, self._found(), strict=True)]
         size, jump, start = (
             tuple(None if out else item for out, item in zip(left_out, part, strict=True))
             for part in (local.size, local.jump, local.start)
@@ -110,20 +110,21 @@ class ReceptiveField:
     @property
     def is_global(self) -> tuple[bool, ...]:
         """Whether the tensor sees the whole input whatever its size, by axis."""
-        return tuple(self._analysis.field(axis, self._value)[2] and not self._unknown(axis) for axis in self.axes)
+        return tuple([gated and not reasons for _, reasons, gated in self._found()])
 
     @property
     def is_pooled(self) -> bool:
         """Whether the tensor has no position left along any axis, as after a pooling of the whole map and in a gate."""
-        return all(self._analysis.field(axis, self._value)[0].pooled for axis in self.axes)
+        return all(field.pooled for field, _, _ in self._found())
 
-    def _unknown(self, axis: Axis) -> tuple[str, ...]:
-        return self._analysis.field(axis, self._value)[1]
+    def _found(self) -> list[tuple[AxisField, tuple[str, ...], bool]]:
+        """What is known along every axis, what is not, and whether gates make the field global."""
+        return [self._analysis.field(axis, self._value) for axis in self.axes]
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Operations upstream of which nothing could be proved; empty where the answer is exact."""
-        return tuple(dict.fromkeys(reason for axis in self.axes for reason in self._unknown(axis)))
+        return tuple(dict.fromkeys([reason for _, reasons, _ in self._found() for reason in reasons]))
 
     @property
     def at_most(self) -> tuple[int, ...]:
@@ -146,7 +147,7 @@ class ReceptiveField:
         if labels is None:
             return 0
         try:
-            lo, hi, _ = units_of(labels, self._analysis.prefer(self.shape, axis))
+            lo, hi, *_ = units_of(labels, self._analysis.prefer(self.shape, axis))
         except TooLarge:
             return self._analysis.length(axis)
         return max(0, int((hi - lo + 1).max())) if len(lo) else 0
@@ -191,12 +192,10 @@ class ReceptiveField:
             if labels is None:
                 found.append(None)
                 continue
-            data = labels.data
-            for dim, place in enumerate((None, *index)):
-                if place is not None:
-                    position = place % shape[dim] if data.shape[dim + 1] > 1 else 0
-                    data = data.narrow(dim + 1, position, 1)
-            lo, hi = cast("list[int]", data.flatten(1).amin(1).tolist())
+            at = labels.at(
+                [None if place is None else place % n for place, n in zip((None, *index), shape, strict=True)]
+            )
+            lo, hi = cast("list[int]", at.least(range(at.ndim)).data.flatten().tolist())
             found.append((lo, -hi) if lo <= -hi else None)
         if reasons:
             raise ValueError(f"the interval is not known, but lies within {found}: {', '.join(sorted(reasons))}")

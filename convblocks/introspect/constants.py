@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref, Scatter
-from convblocks.introspect.labels import LARGEST
+from convblocks.introspect.arrays import LARGEST
 from convblocks.introspect.operations import FACTORIES, name_of, operator
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.analysis import Analysis, Grown
+from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import units_of
 from convblocks.introspect.graph import Node
 from convblocks.introspect.growth import grown_length
-from convblocks.introspect.labels import Labels, TooLarge
+from convblocks.introspect.labels import Labels
 from convblocks.introspect.propagation import Axis, find_rule, refs_of
 from convblocks.introspect.registry import Call, NoRule
 
@@ -30,6 +31,9 @@ class _Replay:
 
     def __init__(self, run: Grown) -> None:
         self.run = run
+
+    def crossed(self) -> None:
+        """Known already."""
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         if call.number not in self.run.policy.gates:
@@ -57,12 +61,13 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
     for _ in range(4):
         lengths: dict[Axis, int] = {}
         for axis in analysis.axes:
-            total, multiple = analysis.reach(axis)
+            reach = analysis.reach(axis)
             size = analysis.field(axis, value)[0].size or 1
             needed = min(
-                analysis.length(axis) + total, int(factor * (size + analysis.length(axis) // 2 + 4 * multiple))
+                analysis.length(axis) + reach.total,
+                int(factor * (size + analysis.length(axis) // 2 + 4 * reach.multiple)),
             )
-            lengths[axis] = grown_length(analysis.length(axis), needed, multiple)
+            lengths[axis] = grown_length(analysis.length(axis), needed, reach.multiple)
         run = analysis.run(lengths)
         found = _walk(run, axes, value, [size or 1 for size in sizes])
         if found is not None:
@@ -91,14 +96,18 @@ def _walk(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int, sizes: Sequ
     spans: list[tuple[int, int]] = []
     for axis, size in zip(axes, sizes, strict=True):
         prefer = axis.dim if len(graph.shapes[value]) == len(graph.shapes[graph.inputs[axis.input]]) else None
-        lo, hi, dim = units_of(runs[axis].labels.labels[value], prefer)
+        units = units_of(runs[axis].labels.labels[value], prefer)
+        lo, hi, dim = units.lo, units.hi, units.dim
+        if dim is None and not units.single:
+            return None
         fits = ((hi - lo + 1 == size) & (lo > 0) & (hi < runs[axis].length - 1)).nonzero().flatten()
         if len(fits) == 0:
             return None
         unit = int(fits[len(fits) // 2])
         spans.append((int(lo[unit]), int(hi[unit])))
         if dim is not None:
-            place[dim] = unit
+            # Rows and columns of a flattened map are found one by one.
+            place[dim] = place.get(dim, units.first) + unit * units.step
     mask = torch.zeros([graph.shapes[value][dim] if dim in place else 1 for dim in range(len(graph.shapes[value]))])
     mask[tuple(place.get(dim, 0) for dim in range(mask.ndim))] = 1
     try:

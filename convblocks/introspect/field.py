@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import NOTHING, Joined, Labels, affordable, hull_of_parts
+from convblocks.introspect.arrays import NOTHING, affordable
+from convblocks.introspect.labels import Joined, Labels
 
 MAX_PERIOD = 64
 
@@ -30,15 +32,49 @@ class AxisField:
     empty: bool = False
 
 
-def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor, int | None]:
-    """Intervals lo and hi of the units along the dimension of the tensor that runs along the axis, and that dimension.
+class Units(NamedTuple):
+    """The units of a tensor along an axis of the input: first and last position that each of them sees.
+
+    Unit n is place `first` + n `step` of the dimension `dim` of the tensor; `dim` is None where all are one, or where
+    they are places of several dimensions, as those of windows are, in the order of what they see.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    dim: int | None
+    first: int = 0
+    step: int = 1
+
+    @property
+    def single(self) -> bool:
+        """Whether all are one."""
+        return len(self.lo) == 1
+
+
+def units_of(labels: Labels, prefer: int | None = None) -> Units:
+    """Units along the dimension of the tensor that runs along the axis: of places, their rows or their columns.
 
     Where labels vary along several dimensions it is the one that they travel along: `prefer` if none travels twice as
-    far. Over the others (channels of different fields) the hull is taken.
+    far. Over the others (channels of different fields) the hull is taken, but not over places of other dimensions:
+    windows, and the places within them.
     """
     parts = labels.parts
-    if parts is not None and not _joins_places(labels, parts, prefer):
-        labels = Labels(hull_of_parts(parts))
+    if parts is not None:
+        if not _joins_places(labels, parts, prefer):
+            return units_of(labels.least([parts.dim]), prefer)
+        only = _only_one(parts)
+        if only is not None:
+            found = units_of(only[0], prefer)
+            return found._replace(first=only[1] + found.first) if found.dim == parts.dim else found
+    if labels.merged is not None:
+        source, shape, groups = labels.merged
+        finer = None if prefer is None else groups[prefer][0] if len(groups[prefer]) == 1 else None
+        units = units_of(source, finer)
+        dim = next((dim for dim, group in enumerate(groups) if units.dim in group), None)
+        if units.dim is not None and dim is not None and labels.merged.by_rows():
+            return units._replace(dim=dim, step=math.prod(shape[units.dim + 1 : groups[dim][-1] + 1]))
+        if units.dim is None:
+            return units
     varying = [dim for dim, length in enumerate(labels.lengths) if length > 1]
     if labels.terms:
         # What is not put together is looked at in slices, a few of them.
@@ -46,13 +82,40 @@ def units_of(labels: Labels, prefer: int | None = None) -> tuple[Tensor, Tensor,
         affordable([labels.length(dim) for dim in varying if dim != shortest], arrays=4)
     if not varying:
         flat = labels.data.reshape(2, 1)
-        return flat[0], -flat[1], None
+        return Units(flat[0], -flat[1], None)
     dim = varying[0]
     if len(varying) > 1:
         travel = {dim: _travel(labels, dim) for dim in varying}
         dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
-    flat = labels.least([d for d in varying if d != dim]).reshape(2, -1)
-    return flat[0], -flat[1], dim
+    others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
+    if others:
+        flat = labels.least([d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
+        order = flat[0].argsort(stable=True)
+        return Units(flat[0][order], -flat[1][order], None)
+    flat = labels.least([d for d in varying if d != dim]).data.reshape(2, -1)
+    return Units(flat[0], -flat[1], dim)
+
+
+def _is_place(labels: Labels, dim: int) -> bool:
+    """Whether what is seen moves along a dimension and is as large everywhere; channels see more or less."""
+    length = labels.length(dim)
+    places: list[int | None] = [None] * labels.ndim
+    places[dim] = length // 4
+    first = labels.at(places).data
+    places[dim] = length - 1 - length // 4
+    moved = labels.at(places).data - first
+    return bool(moved[0].any()) and 2 * int((moved[0] == -moved[1]).sum()) > moved[0].numel()
+
+
+def _only_one(parts: Joined) -> tuple[Labels, int] | None:
+    """The one part of a concatenation that depends on anything, and its place: beside it stand tokens of a class."""
+    found: list[tuple[Labels, int]] = []
+    place = 0
+    for item, length in parts.items:
+        if any(bool((data[0] < NOTHING).any()) for data in item.slices()):
+            found.append((item, place))
+        place += length
+    return found[0] if len(found) == 1 else None
 
 
 def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
@@ -62,21 +125,21 @@ def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
     """
     if prefer is not None and parts.dim != prefer and labels.length(prefer) > 1:
         return False
-    hull = Labels(hull_of_parts(parts))
+    hull = labels.least([parts.dim])
     travel = max((_travel(hull, dim) for dim, length in enumerate(hull.lengths) if length > 1), default=0)
-    firsts = torch.cat([item.data[0].flatten() for item in {id(item): item for item, _ in parts.items}.values()])
+    firsts = torch.cat([array[0].flatten() for array in labels.slices()])
     firsts = firsts[firsts < NOTHING]
     return len(firsts) > 0 and 2 * travel < int(firsts.max() - firsts.min())
 
 
-def _travel(labels: Labels, dim: int) -> int:
+def _travel(labels: Labels, dim: int, ends: int = 8) -> int:
     """How far the intervals move along a dimension, its ends left out, between which padding may have wrapped."""
     length = labels.length(dim)
     places: list[int | None] = [None] * labels.ndim
-    places[dim] = length // 8
-    first = labels.at(places)[0]
-    places[dim] = length - 1 - length // 8
-    moved = (labels.at(places)[0] - first).abs()
+    places[dim] = length // ends
+    first = labels.at(places).data[0]
+    places[dim] = length - 1 - length // ends
+    moved = (labels.at(places).data[0] - first).abs()
     found = int(moved.max())
     if found < NOTHING // 2:
         return found
@@ -93,13 +156,13 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     if labels is None:
         return AxisField(0, empty=True)
     if labels.pooled:
-        lo, hi, _ = units_of(labels)
+        lo, hi, *_ = units_of(labels)
         filled = hi >= lo
         if not bool(filled.any()):
             return AxisField(0, empty=True)
         inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
         return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
-    lo, hi, _ = units_of(labels, prefer)
+    lo, hi, *_ = units_of(labels, prefer)
     return _field_of_units(lo, hi, length, margin)
 
 
@@ -107,13 +170,26 @@ def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisFie
     return _uniform(lo, hi, length, margin) or _searched(lo, hi, length, margin)
 
 
+def see_alike(labels: Labels, length: int, prefer: int | None, margin: int) -> bool:
+    """Whether all units clear of the border see as many positions, and those that reach it no more."""
+    lo, hi, *_ = units_of(labels, prefer)
+    size = hi - lo + 1
+    clear = size[_clear(lo, hi, length, margin)]
+    return len(clear) > 0 and int(clear.min()) == int(size.max())
+
+
+def _clear(lo: Tensor, hi: Tensor, length: int, margin: int) -> Tensor:
+    """Which units see something, and nothing within the margin of the border."""
+    return (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
+
+
 def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
     """The field where all units clear of the border see alike and in even steps, as most do; None where not."""
     middle = len(lo) // 2
     if middle == 0:
         return None
-    base, step = int(lo[middle - 1]), int(lo[middle] - lo[middle - 1])
-    size = int(hi[middle]) - base - step + 1
+    base, after = cast("list[int]", lo[middle - 1 : middle + 1].tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
+    step, size = after - base, int(hi[middle]) - after + 1
     if step <= 0 or size <= 0:
         return None
     # Where the units clear of the border would be if all were as those in the middle.
@@ -122,23 +198,24 @@ def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | No
     if last - first < 2:
         return None
     expected = torch.arange(base + (first - middle + 1) * step, base + (last - middle + 2) * step, step, dtype=lo.dtype)
-    inside = (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
-    if (
-        int(inside.sum()) != last - first + 1
-        or not torch.equal(lo[first : last + 1], expected)
-        or not torch.equal(hi[first : last + 1], expected.add_(size - 1))
+    if not torch.equal(lo[first : last + 1], expected) or not torch.equal(
+        hi[first : last + 1], expected.add_(size - 1)
     ):
+        return None
+    # Those before begin within the margin and those behind end there, as a rule.
+    before = first == 0 or int(lo[:first].max()) <= margin
+    behind = last == len(lo) - 1 or int(hi[last + 1 :].min()) >= length - 1 - margin
+    if not (before and behind) and int(_clear(lo, hi, length, margin).sum()) != last - first + 1:
         return None
     start = base + (size - 1) / 2 - (middle - 1) * step
     return AxisField(size, float(step), start, 1)
 
 
 def _searched(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
-    filled = hi >= lo
-    inside = (lo > margin) & (hi < length - 1 - margin) & filled
+    inside = _clear(lo, hi, length, margin)
     places = inside.nonzero().flatten()
     if len(places) == 0:
-        return None if bool(filled.any()) else AxisField(0, empty=True)
+        return None if bool((hi >= lo).any()) else AxisField(0, empty=True)
     first, last = int(places[0]), int(places[-1])
     low, high = lo[first : last + 1], hi[first : last + 1]
     size = int((high - low)[inside[first : last + 1]].max()) + 1
@@ -180,18 +257,34 @@ def shows_all(labels: Labels, length: int) -> bool:
     its ends, however large it is.
     """
     if labels.parts is not None:
-        return any(shows_all(part, length) for part, _ in labels.parts.items)
-    if labels.origin is not None:
-        return shows_all(labels.origin.source, length)
-    varying = [n for n in labels.lengths if n > 1]
-    if labels.terms or (len(varying) > 1 and len(set(varying)) == 1):
-        # The scores of an attention: place against place.
+        return any(shows_all(part, length) for part in labels.parts.different)
+    if labels.merged is not None:
+        return shows_all(labels.merged.source, length)
+    along = _wide(labels, length)
+    if along is None or len(along) > 1:
         return False
     data = labels.data
-    if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
-        return False
-    dim = max(range(data.ndim - 1), key=lambda dim: _travel(labels, dim), default=None)
-    if dim is not None and _travel(labels, dim) >= length // 2:
+    for dim in along:
         quarter = data.shape[dim + 1] // 4
         data = data.narrow(dim + 1, quarter, data.shape[dim + 1] - 2 * quarter)
     return int((data[0] + data[1]).min()) < 1 - length // 2
+
+
+def of_two_places(labels: Labels, length: int) -> bool:
+    """Whether every element belongs to two places, as the scores of an attention do: some of them far apart."""
+    if labels.parts is not None:
+        return any(of_two_places(part, length) for part in labels.parts.different)
+    if labels.merged is not None:
+        return of_two_places(labels.merged.source, length)
+    return len(_wide(labels, length) or ()) > 1
+
+
+def _wide(labels: Labels, length: int) -> list[int] | None:
+    """The dimensions along which labels travel, if some see more than half of the input; None if none does."""
+    if labels.terms:
+        # Rows merged with columns.
+        return [dim for dim, n in enumerate(labels.lengths) if n > 1]
+    data = labels.data
+    if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
+        return None
+    return [dim for dim in range(labels.ndim) if _travel(labels, dim, ends=4) >= length // 8]

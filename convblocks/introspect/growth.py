@@ -5,27 +5,48 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+
+import torch
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.arrays import common, factors, shared
+from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import factors
+from convblocks.introspect.operations import ATTENTION
 from convblocks.introspect.propagation import Axis, refs_of
 from convblocks.introspect.registry import spread
+from convblocks.introspect.zeros import zeros
 
 Pair = tuple[int, int]
 RESAMPLING = ("upsample", "_upsample")
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "broadcast_to"})
 RESIZING = ("adaptive", "_adaptive", "flip", "roll", "rot90", "index", "gather", "tril", "triu", "_cdist")
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
+COUNTING = frozenset({"expand", "broadcast_to", "native_group_norm"})
+"""Operations that are told lengths of their argument, and do the same to every place of it."""
 VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbmm"})
 """Operations that read what the values of a constant let through: one that grows may let through other places."""
 
 
-def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
-    """An upper estimate of the field of any unit, and a common multiple of the strides, from the windows of a path."""
+class Reach(NamedTuple):
+    """An upper estimate of the field of the units of every value, and a common multiple of the strides."""
+
+    sizes: dict[int, int]
+    multiple: int
+
+    @property
+    def total(self) -> int:
+        """The largest of all."""
+        return max(self.sizes.values())
+
+
+def reach(graph: Graph, axis: Axis) -> Reach:
+    """How far units see at most, from the windows of a path."""
     source = graph.inputs[axis.input]
     length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
+    # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
+    attends = any(node.op in ATTENTION for node in graph.nodes)
     multiple = 1
     sizes, jumps = {source: 1}, {source: 1}
     for node in graph.nodes:
@@ -40,12 +61,14 @@ def reach(graph: Graph, axis: Axis) -> tuple[int, int]:
                 out = graph.shapes[node.outputs[0]][offset]
                 if out > shape[offset]:
                     jump = max(1, jump // round(out / shape[offset]))
-                elif out > 1:
+                elif out > 1 and len(shape) >= min(4, rank):
                     jump *= stride
+                    while attends and jump % 2 == 0 and jump > max(stride, 1.5 * length / out):
+                        jump //= 2
         multiple = math.lcm(multiple, jump) if math.lcm(multiple, jump) <= 4096 else multiple
         jumps.update(dict.fromkeys(node.outputs, jump))
         sizes.update(dict.fromkeys(node.outputs, size))
-    return max(sizes.values()), multiple
+    return Reach(sizes, multiple)
 
 
 def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
@@ -146,15 +169,20 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
     seen: set[tuple[Pair, ...]] = set()
     behind = list(first.inputs)
     for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
+        if not first.depends[a.outputs[0]]:
+            continue
         if a.op.startswith(RESAMPLING):
             if not _same_ratio(first, second, a, b):
+                return True
+        elif a.op in ("index", "_unsafe_index"):
+            if not _same_places(first, second, a, b):
                 return True
         elif a.op.startswith(RESIZING):
             outs: Sequence[int] = first.shapes[a.outputs[0]]
             if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
                 return True
         elif a.op.rstrip("_") in VALUED:
-            if a.args != b.args or any(first.shapes[v] != second.shapes[v] for v in a.operands if not first.depends[v]):
+            if a.args != b.args or any(_may_hide_others(first, second, a.op, v) for v in a.operands):
                 return True
         elif a.op in RESHAPES - {"expand", "broadcast_to"}:
             if all(first.shapes[value] == second.shapes[value] for value in (*a.operands, *a.outputs)):
@@ -164,14 +192,36 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
             behind.clear()
             if not _same_grouping(first, second, a, b, seen):
                 return True
-        elif a.op not in ("expand", "broadcast_to") and (a.args != b.args or a.kwargs != b.kwargs):
+        elif a.op not in COUNTING and (a.args != b.args or a.kwargs != b.kwargs):
             return True
         behind += a.outputs
-        if a.op in ("cat", "stack"):
-            dim = a.arguments["dim"]
-            if first.shapes[a.outputs[0]][dim] != second.shapes[b.outputs[0]][dim]:
+        if a.op == "cat":
+            dim: int = a.arguments["dim"]
+            # Beside one that grows, others are its border: tokens of a class.
+            if sum(first.shapes[v][dim] != second.shapes[v][dim] for v in a.operands) > 1:
                 return True
     return False
+
+
+def _same_places(first: Graph, second: Graph, a: Node, b: Node) -> bool:
+    """Whether the same places are picked of dimensions that do not grow."""
+    sources: tuple[Ref, Ref] = a.args[0], b.args[0]
+    shapes = first.shapes[sources[0].value], second.shapes[sources[1].value]
+    indices: Sequence[Ref | None] = a.args[1]
+    for dim, (index, twin) in enumerate(zip(indices, b.args[1], strict=True)):
+        if index is not None:
+            here, there = known(first, index.value), known(second, twin.value)
+            if here is None or there is None or not torch.equal(here, there) or shapes[0][dim] != shapes[1][dim]:
+                return False
+    return True
+
+
+def _may_hide_others(first: Graph, second: Graph, op: str, value: int) -> bool:
+    """Whether a constant that grows may let through other places: one that is nowhere zero lets through all."""
+    if first.depends[value] or first.shapes[value] == second.shapes[value]:
+        return False
+    by_zeros = op.rstrip("_") not in ("where", "masked_fill")
+    return not by_zeros or any(zeros(graph, value) is not None for graph in (first, second))
 
 
 def _same_ratio(first: Graph, second: Graph, a: Node, b: Node) -> bool:
@@ -188,9 +238,9 @@ def _same_ratio(first: Graph, second: Graph, a: Node, b: Node) -> bool:
 
 
 def _runs(native: Sequence[int], grown: Sequence[int]) -> Iterator[tuple[Pair, ...]]:
-    """Neighbouring dimensions, two and three at a time, each as (original length, grown length)."""
+    """Neighbouring dimensions, two to four at a time, each as (original length, grown length)."""
     pairs = list(zip(native, grown, strict=True))
-    for count in (2, 3):
+    for count in (2, 3, 4):
         for i in range(len(pairs) - count + 1):
             yield tuple(pairs[i : i + count])
 
@@ -202,18 +252,45 @@ def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tupl
     """
     source: Ref = a.args[0]
     twin: Ref = b.args[0]
-    old, new = first.shapes[source.value], first.shapes[a.outputs[0]]
-    wide = second.shapes[twin.value], second.shapes[b.outputs[0]]
-    groups = factors(tuple(old), tuple(new))
-    if groups != factors(tuple(wide[0]), tuple(wide[1])):
+    shapes = [
+        (g.shapes[ref.value], g.shapes[node.outputs[0]]) for g, ref, node in ((first, source, a), (second, twin, b))
+    ]
+    groups = [factors(old, new) for old, new in shapes]
+    if groups[0] != groups[1]:
         return False
-    for before, after in groups:
-        pairs = tuple((new[dim], wide[1][dim]) for dim in after if (new[dim], wide[1][dim]) != (1, 1))
-        growing = [n != m for n, m in pairs]
-        if len(before) == 1 and any(growing) and len(pairs) > 1:
-            window = growing[0] and not any(growing[1:])
-            if not window and pairs not in seen:
-                return False
-        elif len(before) > 1 and len(pairs) > 1 and any(growing) and pairs not in seen:
+    return all(_same_cut(shapes, before, after, seen) for before, after in groups[0])
+
+
+def _same_cut(
+    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    before: Sequence[int],
+    after: Sequence[int],
+    seen: set[tuple[Pair, ...]],
+) -> bool:
+    """Whether every dimension of a run is left whole, or cut into windows, or into what has been merged before."""
+    olds, news = ([tuple([shape[i][dim] for dim in dims]) for shape in shapes] for i, dims in ((0, before), (1, after)))
+    if olds[0] == olds[1]:
+        return True
+    if len(before) == 1:
+        return _is_window([pair for pair in zip(*news, strict=True) if pair != (1, 1)], seen)
+    finer = [common(old, new) for old, new in zip(olds, news, strict=True)]
+    shorter = [shape for shape in finer if shape is not None]
+    if len({len(shape) for shape in shorter}) != 1 or len(shorter) != 2:
+        return tuple(zip(*news, strict=True)) in seen
+    for here, there in zip(*(shared(old, fine) for old, fine in zip(olds, shorter, strict=True)), strict=True):
+        if len(here) != len(there):
             return False
+        if not _is_window(list(zip(here, there, strict=True)), seen):
+            return False
+    # What is merged here may be cut again.
+    seen.update(
+        tuple(zip(here, there, strict=True))
+        for here, there in zip(*(shared(new, fine) for new, fine in zip(news, shorter, strict=True)), strict=True)
+        if len(here) == len(there)
+    )
     return True
+
+
+def _is_window(pairs: Sequence[Pair], seen: set[tuple[Pair, ...]]) -> bool:
+    """Whether a dimension is cut into pieces of which the number alone grows, or as it has been before."""
+    return not any(n != m for n, m in pairs[1:]) or tuple(pairs) in seen

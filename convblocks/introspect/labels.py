@@ -13,14 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-NOTHING = 2**30 - 1
-"""Feature of an element that depends on no input: larger than any coordinate, and twice it still fits 32 bits."""
+from convblocks.introspect import arrays
+from convblocks.introspect.arrays import (
+    NOTHING,
+    TooLarge,
+    affordable,
+    common,
+    compacted,
+    compress,
+    factors,
+    numbered,
+    regrouping,
+)
 
 MOST_TERMS = 8
 """Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
@@ -28,49 +39,33 @@ MOST_TERMS = 8
 MOST_PIECES = 16
 """Pieces of the largest array that is gone through in pieces."""
 
-LARGEST = 2**20
-"""Elements of the largest array that is put together, as many as a map of 1024 x 1024 has: 8 MB of intervals."""
-
-
-class TooLarge(Exception):
-    """An array of labels would not fit in a reasonable memory."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        super().__init__(f"labels of {' x '.join(map(str, lengths))} elements")
-
-
-def affordable(lengths: Sequence[int], arrays: int = 1) -> None:
-    """Refuse to put together an array of this shape where it is larger than so many of the largest."""
-    if math.prod(lengths) > arrays * LARGEST:
-        raise TooLarge(lengths)
-
-
 Identity = tuple[Any, ...]
-"""What tells arrays of labels apart: memory, shape, strides, and whether they are pooled; of a concatenation, those of
-its parts."""
+"""What tells arrays of labels apart: memory, shape, strides, and whether they are pooled; of those that are not put
+together, what tells apart what they are made of."""
 
 
 class Labels:
     """Label array of one tensor along one input axis.
 
     `pooled` says that the tensor no longer has a position along the axis: every element has gathered the whole of it.
-    A linear layer on a channel-last map sees the map flattened and the result is unflattened again, so labels reshaped
-    by a view keep the array from before it (`origin`) and are reshaped only when somebody looks at `data`. Likewise a
-    concatenation of channels, most often read by a convolution that mixes them, keeps its `parts`, and what has merged
-    rows with columns, as the scores of an attention do, the `terms` of the minimum.
+
+    Three kinds of arrays are put together only when somebody looks at `data`. A concatenation of channels, most often
+    read by a convolution that mixes them, keeps its `parts`. What has merged rows with columns, as the scores of an
+    attention do, keeps the `terms` of the minimum. A map that a view has flattened to places, as transformers do, keeps
+    its rows and columns (`merged`): along one axis of the input its labels vary along one of the two.
     """
 
-    __slots__ = ("_data", "_identity", "_lengths", "origin", "parts", "pooled", "terms")
+    __slots__ = ("_data", "_identity", "_lengths", "merged", "parts", "pooled", "terms")
 
     def __init__(
         self,
         data: Tensor | None,
         pooled: bool = False,
-        origin: Reshaped | None = None,
+        merged: Merged | None = None,
         parts: Joined | None = None,
         terms: tuple[Labels, ...] = (),
     ) -> None:
-        self._data, self.pooled, self.origin, self.parts, self.terms = data, pooled, origin, parts, terms
+        self._data, self.pooled, self.merged, self.parts, self.terms = data, pooled, merged, parts, terms
         self._lengths: list[int] | None = None
         self._identity: Identity | None = None
 
@@ -78,9 +73,8 @@ class Labels:
     def data(self) -> Tensor:
         """The array, put together if it was not."""
         if self._data is None:
-            if self.origin is not None:
-                source, old, new = self.origin
-                self._data = regroup(source.data, old, new)
+            if self.merged is not None:
+                self._data = flattened(*self.merged)
             elif self.terms:
                 affordable(self.lengths)
                 self._data, self.terms = reduce(torch.minimum, [term.data for term in self.terms]), ()
@@ -98,8 +92,15 @@ class Labels:
                 self._identity = (self.parts.dim, *parts, self.pooled)
             elif self.terms:
                 self._identity = ("least", *(term.identity for term in self.terms), self.pooled)
+            elif self.merged is not None:
+                source, shape, groups = self.merged
+                rows = [shape[dim] for group in groups if len(group) > 1 for dim in group]
+                self._identity = ("merged", source.identity, *rows, groups, self.pooled)
             else:
-                self._identity = (self.data.data_ptr(), tuple(self.data.shape), self.data.stride(), self.pooled)
+                shape = self.data.shape
+                # Steps along what has one place say nothing.
+                steps = [step if n > 1 else 0 for n, step in zip(shape, self.data.stride(), strict=True)]
+                self._identity = (self.data.data_ptr(), tuple(shape), *steps, self.pooled)
         return self._identity
 
     @property
@@ -115,73 +116,12 @@ class Labels:
     def _any(self) -> Tensor:
         if self._data is not None:
             return self._data
-        if self.origin is not None:
-            return self.origin.source._any()
+        if self.merged is not None:
+            return self.merged.source._any()
         if self.terms:
             return self.terms[0]._any()
         assert self.parts is not None
         return self.parts.items[0][0]._any()
-
-    def per_term(self, function: Callable[[Labels], Labels]) -> Labels:
-        """Treat every term of a minimum alike; what is done must not merge dimensions along which they differ."""
-        return Labels(None, self.pooled, terms=tuple([function(term) for term in self.terms]))
-
-    def narrow(self, dim: int, start: int, count: int) -> Labels:
-        """A run of `count` places along a dimension."""
-        if self.length(dim) == 1 or count == self.length(dim):
-            return self
-        if self.terms:
-            return self.per_term(lambda term: term.narrow(dim, start, count))
-        return self.map(lambda data: data.narrow(dim + 1, start, count))
-
-    def slices(self) -> Iterator[Tensor]:
-        """The array, in pieces where it is not put together."""
-        lengths = self.lengths
-        if not self.terms:
-            yield self.data
-            return
-        if math.prod(lengths) > MOST_PIECES * LARGEST:
-            raise TooLarge(lengths)
-        dim = max(range(len(lengths)), key=lengths.__getitem__)
-        count = max(1, lengths[dim] * LARGEST // math.prod(lengths))
-        for start in range(0, lengths[dim], count):
-            yield self.narrow(dim, start, min(count, lengths[dim] - start)).data
-
-    def least(self, dims: Sequence[int]) -> Tensor:
-        """The array with its elements along `dims` merged; those stay with length 1."""
-        if self.terms:
-            return reduce(torch.minimum, [term.least(dims) for term in self.terms])
-        varying = [dim + 1 for dim in dims if self.data.shape[dim + 1] > 1]
-        return self.data.amin(varying, keepdim=True) if varying else self.data
-
-    def at(self, places: Sequence[int | None]) -> Tensor:
-        """The array at one place of every dimension of which one is given; those stay with length 1."""
-        if self.terms:
-            return reduce(torch.minimum, [term.at(places) for term in self.terms])
-        data = self.data
-        return data[
-            (
-                slice(None),
-                *(
-                    slice(None) if place is None or n == 1 else slice(place, place + 1)
-                    for place, n in zip(places, data.shape[1:], strict=True)
-                ),
-            )
-        ]
-
-    def per_part(self, function: Callable[[Labels], Labels], dim: int | None = None) -> Labels:
-        """Treat every part alike; what is done must not look along the dimension of the concatenation.
-
-        `dim` is where that dimension is afterwards, if it has moved.
-        """
-        assert self.parts is not None
-        done: dict[int, Labels] = {}
-        for item, _ in self.parts.items:
-            if id(item) not in done:
-                done[id(item)] = function(item)
-        return joined(
-            self.parts.dim if dim is None else dim, [(done[id(item)], length) for item, length in self.parts.items]
-        )
 
     @property
     def lengths(self) -> list[int]:
@@ -194,9 +134,8 @@ class Labels:
     def _measure(self) -> list[int]:
         if self._data is not None:
             return list(self._data.shape[1:])
-        if self.origin is not None:
-            source, old, new = self.origin
-            return regrouped_lengths(source.lengths, old, new)[1]
+        if self.merged is not None:
+            return self.merged.lengths()
         if self.terms:
             return [max(column) for column in zip(*(term.lengths for term in self.terms), strict=True)]
         assert self.parts is not None
@@ -213,35 +152,198 @@ class Labels:
         """Length along one dimension of the tensor."""
         return self.lengths[dim]
 
+    def per_term(self, function: Callable[[Labels], Labels]) -> Labels:
+        """Treat every term of a minimum alike; what is done must not merge dimensions along which they differ."""
+        return Labels(None, self.pooled, terms=tuple([function(term) for term in self.terms]))
+
+    def per_part(self, function: Callable[[Labels], Labels], dim: int | None = None) -> Labels:
+        """Treat every part alike; what is done must not look along the dimension of the concatenation.
+
+        `dim` is where that dimension is afterwards, if it has moved.
+        """
+        assert self.parts is not None
+        done = {id(item): function(item) for item in self.parts.different}
+        if dim is None and all(id(item) == number for number, item in done.items()):
+            return self
+        return joined(
+            self.parts.dim if dim is None else dim, [(done[id(item)], length) for item, length in self.parts.items]
+        )
+
+    def as_pooled(self) -> Labels:
+        """The same labels of a tensor that has no position left."""
+        if self.terms:
+            return Labels(None, True, terms=tuple([term.as_pooled() for term in self.terms]))
+        if self.parts is not None:
+            items = [(item.as_pooled(), length) for item, length in self.parts.items]
+            return Labels(None, True, parts=Joined(self.parts.dim, items))
+        if self.merged is not None:
+            return Labels(None, True, self.merged._replace(source=self.merged.source.as_pooled()))
+        return Labels(self.data, True)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Labels:
         """The same labels after a rearrangement of the array."""
         return Labels(function(self.data), self.pooled)
 
+    def tidied(self, dims: Sequence[int]) -> Labels:
+        """Dimensions along which nothing varies any more shortened to 1."""
+        if self.parts is not None and self.parts.dim not in dims:
+            return self.per_part(lambda part: part.tidied(dims))
+        if self.merged is not None:
+            return self.merged.around(self.merged.source.tidied(self.merged.fine(dims)))
+        return self.map(lambda data: compress(data, dims))
+
+    def along(self, dim: int, function: Callable[[Tensor, int], Tensor]) -> Labels:
+        """The same labels after a change of the array along one dimension: of rows, if it is made of those alone.
+
+        `function` takes an array and the number of its dimension.
+        """
+        if self.parts is not None and self.parts.dim != dim:
+            return self.per_part(lambda part: part if part.length(dim) == 1 else part.along(dim, function))
+        if self.merged is not None and len(self.merged.groups[dim]) == 1:
+            [fine] = self.merged.groups[dim]
+            return self.merged.around(self.merged.source.along(fine, function))
+        return self.map(lambda data: function(data, dim + 1))
+
+    def narrow(self, dim: int, start: int, count: int) -> Labels:
+        """A run of `count` places along a dimension."""
+        if self.length(dim) == 1 or count == self.length(dim):
+            return self
+        if self.terms:
+            return self.per_term(lambda term: term.narrow(dim, start, count))
+        return self.along(dim, lambda data, axis: data.narrow(axis, start, count))
+
+    def slices(self) -> Iterator[Tensor]:
+        """Arrays that hold all elements, in pieces where they are not put together."""
+        lengths = self.lengths
+        if self.merged is not None:
+            yield from self.merged.source.slices()
+        elif self.terms:
+            if math.prod(lengths) > MOST_PIECES * arrays.LARGEST:
+                raise TooLarge(lengths)
+            dim = max(range(len(lengths)), key=lengths.__getitem__)
+            count = max(1, lengths[dim] * arrays.LARGEST // math.prod(lengths))
+            for start in range(0, lengths[dim], count):
+                yield self.narrow(dim, start, min(count, lengths[dim] - start)).data
+        elif self.parts is not None:
+            yield from chain.from_iterable(item.slices() for item in self.parts.different)
+        else:
+            yield self.data
+
+    def least(self, dims: Sequence[int]) -> Labels:
+        """The elements along `dims` merged; these stay with length 1."""
+        if self.terms:
+            return reduce(_union_of_two, [term.least(dims) for term in self.terms])
+        if self.parts is not None:
+            if self.parts.dim not in dims:
+                return self.per_part(lambda part: part.least(dims))
+            return reduce(_union_of_two, [item.least(dims) for item in self.parts.different])
+        if self.merged is not None:
+            return self.merged.around(self.merged.source.least(self.merged.fine(dims)))
+        varying = [dim + 1 for dim in dims if self.length(dim) > 1]
+        return self.map(lambda data: data.amin(varying, keepdim=True)) if varying else self
+
+    def least_of_run(self, dim: int, start: int, count: int) -> Labels:
+        """The elements of a run of `count` places along a dimension merged; it stays with length 1."""
+        if self.terms:
+            return reduce(_union_of_two, [term.least_of_run(dim, start, count) for term in self.terms])
+        if self.merged is not None:
+            source, shape, groups = self.merged
+            return self.merged.around(_least_of_run(source, shape, groups[dim], start, count))
+        return self.narrow(dim, start, count).least([dim])
+
+    def at(self, places: Sequence[int | None]) -> Labels:
+        """The labels at one place of every dimension of which one is given; these stay with length 1."""
+        if self.terms:
+            return self.per_term(lambda term: term.at(places))
+        if self.merged is not None:
+            return self.merged.around(self.merged.source.at(self.merged.places(places)))
+        if self.parts is not None:
+            if (place := places[self.parts.dim]) is None:
+                return self.per_part(lambda part: part.at(places))
+            for item, length in self.parts.items:
+                if place < length:
+                    return item.at([place if dim == self.parts.dim else other for dim, other in enumerate(places)])
+                place -= length
+        chosen = [
+            slice(None) if place is None or n == 1 else slice(place, place + 1)
+            for place, n in zip(places, self.lengths, strict=True)
+        ]
+        return self.map(lambda data: data[(slice(None), *chosen)])
+
+    def permuted(self, order: Sequence[int]) -> Labels:
+        """As a permutation of the dimensions of the tensor leaves them."""
+        if self.parts is not None:
+            return self.per_part(lambda part: part.permuted(order), order.index(self.parts.dim))
+        if self.terms:
+            return self.per_term(lambda term: term.permuted(order))
+        if self.merged is not None:
+            source, shape, groups = self.merged
+            fine = self.merged.fine(order)
+            return merge(source.permuted(fine), [shape[dim] for dim in fine], [len(groups[dim]) for dim in order])
+        return self.map(lambda data: data.permute(0, *(dim + 1 for dim in order)))
+
     def reshaped(self, old: Sequence[int], new: Sequence[int]) -> Labels:
         """As a tensor of shape `old` becomes one of shape `new`."""
-        # Where a dimension that does not vary has been cut since, the shape before the view says nothing any more.
-        if self.origin is not None and tuple(self.origin.new) == tuple(old):
-            source, before, _ = self.origin
-            return source if tuple(before) == tuple(new) else source._reshape(before, new)
-        return self._reshape(old, new)
-
-    def _reshape(self, old: Sequence[int], new: Sequence[int]) -> Labels:
+        old, new = tuple(old), tuple(new)
+        if 0 in old:
+            return Labels(self._any().new_full((self.features, *[1] * len(new)), NOTHING), self.pooled)
+        if old == new:
+            return self
         if self.terms:
-            return self.per_term(lambda term: term._reshape(old, new))
-        expanded, shaped = regrouped_lengths(self.lengths, old, new)
-        if self.parts is None and expanded == self.lengths and len(expanded) == len(shaped):
-            return Labels(regroup(self.data, old, new), self.pooled)
-        return Labels(None, self.pooled, Reshaped(self, old, new))
+            return self.per_term(lambda term: term.reshaped(old, new))
+        if self.merged is not None:
+            return self.merged.source.reshaped(self.merged.shape_within(old), new)
+        if self.parts is not None:
+            runs = factors(old, new)
+            [(before, after)] = [run for run in runs if self.parts.dim in run[0]]
+            if len(before) == len(after) == 1:
+                return _reshaped_parts(self.parts, old, new, after[0])
+            if all(len(after) == 1 and before for before, after in runs):
+                return merge(self, old, [len(before) for before, _ in runs])
+        plan = regrouping(tuple(self.lengths), old, new)
+        affordable(plan.sizes)
+        array = self.map(lambda data: data.expand(-1, *plan.wide).reshape(data.shape[0], *plan.sizes))
+        return array if len(plan.shape) == len(new) else _merged(array, plan.shape, plan.counts)
+
+    def without(self, dims: Sequence[int]) -> Labels:
+        """Dimensions of length 1 taken away."""
+        if self.terms:
+            return self.per_term(lambda term: term.without(dims))
+        if self.parts is not None and self.parts.dim not in dims:
+            moved = self.parts.dim - sum(dim < self.parts.dim for dim in dims)
+            return self.per_part(lambda part: part.without(dims), moved)
+        if self.merged is not None:
+            source, shape, groups = self.merged
+            gone = self.merged.fine(dims)
+            counts = [len(group) for dim, group in enumerate(groups) if dim not in dims]
+            return merge(source.without(gone), [n for dim, n in enumerate(shape) if dim not in gone], counts)
+        kept = [n for dim, n in enumerate(self.lengths) if dim not in dims]
+        return self.map(lambda data: data.reshape(data.shape[0], *kept))
+
+    def unsqueezed(self, places: Sequence[int]) -> Labels:
+        """With new dimensions of length 1, that are the dimensions `places` of the result."""
+        if self.terms:
+            return self.per_term(lambda term: term.unsqueezed(places))
+        ndim = self.ndim + len(places)
+        kept = [dim for dim in range(ndim) if dim not in places]
+        if self.parts is not None:
+            return self.per_part(lambda part: part.unsqueezed(places), kept[self.parts.dim])
+        if self.merged is not None:
+            source, shape, groups = self.merged
+            counts = [1] * ndim
+            for dim, group in zip(kept, groups, strict=True):
+                counts[dim] = len(group)
+            new = [numbered(tuple(counts))[dim][0] for dim in places]
+            lengths = iter(shape)
+            wide = [1 if dim in new else next(lengths) for dim in range(sum(counts))]
+            return merge(source.unsqueezed(new), wide, counts)
+        lengths = iter(self.lengths)
+        sizes = [1 if dim in places else next(lengths) for dim in range(ndim)]
+        return self.map(lambda data: data.reshape(data.shape[0], *sizes))
 
     def with_ndim(self, ndim: int) -> Labels:
         """Broadcast to a tensor with more dimensions, as PyTorch does: new ones in front."""
-        missing = ndim - self.ndim
-        if missing <= 0:
-            return self
-        if self.terms:
-            return self.per_term(lambda term: term.with_ndim(ndim))
-        shape = self.data.shape
-        return Labels(self.data.reshape(shape[0], *[1] * missing, *shape[1:]), self.pooled)
+        return self.unsqueezed(range(ndim - self.ndim)) if ndim > self.ndim else self
 
 
 class Joined(NamedTuple):
@@ -250,13 +352,21 @@ class Joined(NamedTuple):
     dim: int
     items: Sequence[tuple[Labels, int]]
 
+    @property
+    def different(self) -> Iterable[Labels]:
+        """The parts, each once."""
+        return {id(item): item for item, _ in self.items}.values()
+
 
 def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
     """The concatenation of labels that are all pooled or all not.
 
     The array is put together when somebody looks at it.
     """
+    items = [(item, length) for item, length in items if length] or items[:1]
     first = items[0][0]
+    if len(items) == 1 and first.length(dim) in (1, items[0][1]):
+        return first
     if first.length(dim) == 1 and all(item is first or _same(item, first) for item, _ in items):
         return first
     return Labels(None, first.pooled, parts=Joined(dim, items))
@@ -264,79 +374,146 @@ def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
 
 def _same(a: Labels, b: Labels) -> bool:
     """Whether two intervals are equal; masks, all zero, are told apart by what they belong to."""
-    return a.lengths == b.lengths and not a.dtype.is_floating_point and torch.equal(a.data, b.data)
+    if a.lengths != b.lengths or a.dtype.is_floating_point:
+        return False
+    if a.merged is not None and b.merged is not None:
+        return a.merged[1:] == b.merged[1:] and _same(a.merged.source, b.merged.source)
+    return torch.equal(a.data, b.data)
+
+
+def _reshaped_parts(parts: Joined, old: Sequence[int], new: Sequence[int], dim: int) -> Labels:
+    """A reshape that leaves the dimension of a concatenation alone, which is `dim` after it."""
+    done: dict[tuple[int, int], Labels] = {}
+    for item, length in parts.items:
+        if (id(item), length) not in done:
+            shapes = [list(old), list(new)]
+            shapes[0][parts.dim] = shapes[1][dim] = length
+            done[id(item), length] = item.reshaped(*shapes)
+    return joined(dim, [(done[id(item), length], length) for item, length in parts.items])
 
 
 def concatenate(dim: int, items: Sequence[tuple[Labels, int]]) -> Tensor:
     """The array of a concatenation."""
-    arrays = [item.data for item, _ in items]
-    shapes = [[1 if d == dim + 1 else n for d, n in enumerate(a.shape)] for a in arrays]
+    found = [item.data for item, _ in items]
+    shapes = [[1 if d == dim + 1 else n for d, n in enumerate(a.shape)] for a in found]
     shape = cast("torch.Size", torch.broadcast_shapes(*shapes))
     wide = [
         array.expand(*shape[: dim + 1], length, *shape[dim + 2 :])
-        for array, (_, length) in zip(arrays, items, strict=True)
+        for array, (_, length) in zip(found, items, strict=True)
     ]
     affordable([*shape[1 : dim + 1], sum(length for _, length in items), *shape[dim + 2 :]])
     return torch.cat(wide, dim + 1)
 
 
-def hull_of_parts(parts: Joined) -> Tensor:
-    """The array of a concatenation with its elements along the dimension of the concatenation merged."""
-    axis = parts.dim + 1
-    arrays = [item.data for item in {id(item): item for item, _ in parts.items}.values()]
-    short = [data.amin(axis, keepdim=True) if data.shape[axis] > 1 else data for data in arrays]
-    return reduce(torch.minimum, short)
+class Merged(NamedTuple):
+    """Labels of a tensor of shape `shape`, and the runs of its dimensions that a view has made one dimension each.
 
-
-class Reshaped(NamedTuple):
-    """Labels, the shape of the tensor they belong to, and the shape that a view has given the tensor."""
+    The lengths of dimensions that are alone in their run are not kept up to date: a slice may have cut them since.
+    """
 
     source: Labels
-    old: Sequence[int]
-    new: Sequence[int]
+    shape: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
 
-
-def regrouped_lengths(lengths: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[list[int], list[int]]:
-    """What to expand an array to before a reshape, and what to reshape it to; groups that do not vary stay short."""
-    expanded: list[int] = []
-    shaped: list[int] = []
-    for before, after in factors(tuple(old), tuple(new)):
-        varies = any(lengths[dim] > 1 for dim in before)
-        expanded += [old[dim] if varies else 1 for dim in before]
-        shaped += [new[dim] if varies else 1 for dim in after]
-    return expanded, shaped
-
-
-def regroup(data: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Reshape labels as a tensor of shape `old` becomes one of shape `new`."""
-    if 0 in old:
-        return data.new_full((data.shape[0], *[1] * len(new)), NOTHING)
-    expanded, shaped = regrouped_lengths(data.shape[1:], old, new)
-    affordable(shaped)
-    return data.expand(data.shape[0], *expanded).reshape(data.shape[0], *shaped)
-
-
-@lru_cache(maxsize=4096)
-def factors(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Match runs of dimensions with equal products: (2, 6) and (2, 3, 2) give [0]-[0] and [1]-[1, 2]."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        before, after = [], []
-        left = right = 1
-        if i < len(old):
-            left, before, i = old[i], [i], i + 1
-        if j < len(new):
-            right, after, j = new[j], [j], j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[i], i + 1
-                before.append(i - 1)
+    def lengths(self) -> list[int]:
+        """Length of the array along every dimension of the view."""
+        lengths = self.source.lengths
+        found: list[int] = []
+        for group in self.groups:
+            if len(group) == 1:
+                found.append(lengths[group[0]])
             else:
-                right, j = right * new[j], j + 1
-                after.append(j - 1)
-        groups.append((before, after))
-    return groups
+                varies = any(lengths[dim] > 1 for dim in group)
+                found.append(math.prod([self.shape[dim] for dim in group]) if varies else 1)
+        return found
+
+    def by_rows(self) -> bool:
+        """Whether labels vary along one at most of the dimensions that a dimension of the view is made of."""
+        lengths = self.source.lengths
+        return all(sum(lengths[dim] > 1 for dim in group) <= 1 for group in self.groups)
+
+    def fine(self, dims: Sequence[int]) -> list[int]:
+        """The dimensions that dimensions of the view are made of."""
+        return [fine for dim in dims for fine in self.groups[dim]]
+
+    def places(self, places: Sequence[int | None]) -> list[int | None]:
+        """Places of the view as rows and columns."""
+        found: list[int | None] = []
+        for place, group in zip(places, self.groups, strict=True):
+            rest = place or 0
+            inner: list[int | None] = []
+            for dim in reversed(group[1:]):
+                rest, here = divmod(rest, self.shape[dim])
+                inner.insert(0, None if place is None else here)
+            found += [None if place is None else rest, *inner]
+        return found
+
+    def shape_within(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the tensor before the view, if that after it is `shape`."""
+        return tuple(
+            [
+                fine
+                for length, group in zip(shape, self.groups, strict=True)
+                for fine in ([length] if len(group) == 1 else [self.shape[dim] for dim in group])
+            ]
+        )
+
+    def around(self, source: Labels) -> Labels:
+        """The same view of other labels."""
+        return merge(source, self.shape, [len(group) for group in self.groups])
+
+
+def merge(source: Labels, shape: Sequence[int], counts: Sequence[int]) -> Labels:
+    """The view of a tensor of this shape in which so many of its dimensions are one each time; 0 is a new one.
+
+    In it neighbours that both vary are put together, and neighbours that both do not: rows stay apart from columns.
+    """
+    if source.parts is not None or source.terms:
+        return _merged(source, shape, counts)
+    lengths = tuple(source.lengths)
+    sizes, finer, kept = compacted(lengths, tuple(shape), tuple(counts))
+    if sizes != lengths:
+        source = source.map(lambda data: data.reshape(data.shape[0], *sizes))
+    return source if len(kept) == len(finer) else _merged(source, finer, kept)
+
+
+def _merged(source: Labels, shape: Sequence[int], counts: Sequence[int]) -> Labels:
+    return Labels(None, source.pooled, Merged(source, tuple(shape), numbered(tuple(counts))))
+
+
+def _least_of_run(source: Labels, shape: Sequence[int], dims: Sequence[int], start: int, count: int) -> Labels:
+    """A run of places merged that go row by row: the end of a row, whole rows, the beginning of another."""
+    first, *others = dims
+    if not others:
+        return source.narrow(first, start, count).least([first])
+    width = math.prod([shape[dim] for dim in others])
+    (row, skipped), (end, left) = divmod(start, width), divmod(start + count, width)
+    if row == end:
+        return _least_of_run(source.narrow(first, row, 1), shape, others, skipped, count)
+    pieces: list[Labels] = []
+    if skipped:
+        pieces.append(_least_of_run(source.narrow(first, row, 1), shape, others, skipped, width - skipped))
+        row += 1
+    if row < end:
+        pieces.append(source.narrow(first, row, end - row).least(dims))
+    if left:
+        pieces.append(_least_of_run(source.narrow(first, end, 1), shape, others, 0, left))
+    return reduce(_union_of_two, pieces)
+
+
+def flattened(source: Labels, shape: Sequence[int], groups: Sequence[Sequence[int]]) -> Tensor:
+    """The array of a view."""
+    data = source.data
+    wide: list[int] = []
+    sizes: list[int] = []
+    for group in groups:
+        lengths = [data.shape[dim + 1] for dim in group]
+        if len(group) > 1 and max(lengths) > 1:
+            lengths = [shape[dim] for dim in group]
+        wide += lengths
+        sizes.append(math.prod(lengths))
+    affordable(sizes)
+    return data.expand(-1, *wide).reshape(data.shape[0], *sizes)
 
 
 def union(items: Iterable[Labels | None], ndim: int) -> Labels | None:
@@ -349,14 +526,11 @@ def union(items: Iterable[Labels | None], ndim: int) -> Labels | None:
         present = [item for item in present if not item.pooled]
     if not present:
         return None
-    merged = present[0].with_ndim(ndim)
-    for item in present[1:]:
-        merged = _union_of_two(merged, item.with_ndim(ndim))
-    return merged
+    return reduce(_union_of_two, [item.with_ndim(ndim) for item in present])
 
 
 def _union_of_two(first: Labels, second: Labels) -> Labels:
-    if second is first:
+    if second is first or second.identity == first.identity:
         return first
     if first.parts is None:
         first, second = second, first
@@ -374,21 +548,59 @@ def _union_of_two(first: Labels, second: Labels) -> Labels:
     lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
     terms = (*(first.terms or (first,)), *(second.terms or (second,)))
     if lengths not in (first.lengths, second.lengths) or 2 < len(terms) <= MOST_TERMS:
-        return Labels(None, first.pooled, terms=terms)
-    affordable(lengths)
-    return Labels(torch.minimum(first.data, second.data), first.pooled)
+        few = _of_few_rows(first, second)
+        return few if few is not None else Labels(None, first.pooled, terms=terms)
+    return _together(first, second)
 
 
-def interval(positions: Tensor) -> Tensor:
-    """Features (lo, -hi) of elements that depend on one position each; in 32 bits, which is half the time."""
-    return torch.stack((positions, -positions)).to(torch.int32)
+def _of_few_rows(first: Labels, second: Labels) -> Labels | None:
+    """Rows of places with others, put together where that is no large array."""
+    some = first.merged is not None or second.merged is not None
+    finer = _finer(first, second) if some and not first.terms and not second.terms else None
+    if finer is None:
+        return None
+    a, b = _refined(first, finer), _refined(second, finer)
+    if math.prod([max(n, m) for n, m in zip(a.lengths, b.lengths, strict=True)]) > arrays.LARGEST:
+        return None
+    return _coarser(_together(a, b), finer)
 
 
-def extent(data: Tensor) -> Tensor:
-    """Number of positions from lo to hi of every element; negative for one that depends on nothing."""
-    return 1 - data[0] - data[1]
+def _together(first: Labels, second: Labels) -> Labels:
+    """The minimum, put together: of rows and columns apart where both have them apart in the same places."""
+    if first.merged is None and second.merged is None:
+        lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
+        affordable(lengths)
+        return Labels(torch.minimum(first.data, second.data), first.pooled)
+    finer = _finer(first, second)
+    if finer is None:
+        return _together(Labels(first.data, first.pooled), Labels(second.data, second.pooled))
+    return _coarser(_together(_refined(first, finer), _refined(second, finer)), finer)
 
 
-def nothing_like(data: Tensor) -> Tensor:
-    """Labels of what depends on nothing."""
-    return torch.full_like(data, NOTHING)
+def _finer(first: Labels, second: Labels) -> list[tuple[int, ...]] | None:
+    """For every dimension the lengths of those that both labels have it made of; None if there are none."""
+    found: list[tuple[int, ...]] = []
+    for dim in range(first.ndim):
+        runs = {_rows(labels, dim) for labels in (first, second) if labels.length(dim) > 1}
+        finer = common(*runs) if len(runs) == 2 else runs.pop() if runs else (1,)
+        if finer is None:
+            return None
+        found.append(finer)
+    return found
+
+
+def _rows(labels: Labels, dim: int) -> tuple[int, ...]:
+    """The lengths of the dimensions that one dimension is made of."""
+    if labels.merged is None or len(labels.merged.groups[dim]) == 1:
+        return (labels.length(dim),)
+    return tuple([labels.merged.shape[fine] for fine in labels.merged.groups[dim]])
+
+
+def _refined(labels: Labels, finer: Sequence[tuple[int, ...]]) -> Labels:
+    """Labels before a view that made runs of such lengths one dimension each."""
+    return labels.reshaped([math.prod(run) for run in finer], [n for run in finer for n in run])
+
+
+def _coarser(labels: Labels, finer: Sequence[tuple[int, ...]]) -> Labels:
+    """The view again."""
+    return merge(labels, [n for run in finer for n in run], [len(run) for run in finer])

@@ -18,14 +18,18 @@ RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 STEPS = frozenset({"unsafe_split", "unsafe_split_with_sizes"})
 """Operations of a step of such a layer, and of little else."""
 
+FUSED_ATTENTION = frozenset(
+    {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
+    | {"_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu"}
+    | {"_scaled_dot_product_fused_attention_overrideable"}
+)
+
+ATTENTION = FUSED_ATTENTION | {"_softmax", "_safe_softmax"}
+"""Operations by which places read one another: a network that has none has no attention."""
+
 COSTED = frozenset(
     {"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear"}
-    | {
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-    }
-    | {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable"}
+    | FUSED_ATTENTION
     | RECURRENT
 )
 """Operations that multiply and accumulate: recorded even where they do not depend on the input."""

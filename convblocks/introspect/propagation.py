@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
+from convblocks.introspect.arrays import NOTHING, TooLarge, extent, interval
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import NOTHING, Labels, TooLarge, extent, interval
-from convblocks.introspect.operations import is_pointwise, results_of
+from convblocks.introspect.labels import Labels
+from convblocks.introspect.operations import ATTENTION, is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
+from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.rules.pointwise import pointwise
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(NamedTuple):
     """One spatial dimension of one input of the network."""
 
     input: int
@@ -41,6 +42,9 @@ class Whole:
     """Gathering an axis is taken as it is: the field of a squeeze-and-excitation gate is the whole image."""
 
     exact_borders = True
+
+    def crossed(self) -> None:
+        """See `Policy`."""
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
@@ -65,35 +69,41 @@ class Local:
         self.native_shapes = native_shapes
         self.grown = grown
         self.gates: set[int] = set()
+        self.crosses = False
+        """Whether windows slide over places that go row by row: which rows meet in one follows the width of the map."""
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
+
+    def crossed(self) -> None:
+        """See `Policy`."""
+        self.crosses = True
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
         if before.pooled or not self._spans(after) or self._spans(before):
             return after
         self.gates.add(call.number)
-        if self._moves(after.data):
+        if self._moves(after):
             self.partial.add(call.number)
         return self.middle(call, before, dims)
 
     def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
         """See `Policy`; what gathers more the later it comes is a gate that gathers a part."""
-        if before.pooled or self._longest(after.data) <= self.half or self._longest(before.data) > self.half:
+        if before.pooled or self._longest(after) <= self.half or self._longest(before) > self.half:
             return after
         self.gates.add(call.number)
         self.partial.add(call.number)
         return self.middle(call, before, [dim])
 
-    def _longest(self, data: Tensor) -> int:
-        return int(extent(data).max()) if data.numel() else 0
+    def _longest(self, labels: Labels) -> int:
+        return max((int(extent(data).max()) for data in labels.slices() if data.numel()), default=0)
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
         for dim in dims:
             count = self._native_length(call, before, dim)
-            before = before.narrow(dim, (before.length(dim) - count) // 2, count)
-        return Labels(before.least(dims), pooled=True)
+            before = before.least_of_run(dim, (before.length(dim) - count) // 2, count)
+        return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
         """Whether every element that depends on anything depends on more than half of the input."""
@@ -101,12 +111,12 @@ class Local:
         if 0 in lengths:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        middle = labels.at([n // 2 for n in lengths]).flatten()
+        middle = labels.at([n // 2 for n in lengths]).data.flatten()
         lo, negative_hi = cast("list[int]", middle.tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
         if 0 < 1 - lo - negative_hi <= self.half:
             return False
         # What merges with others depends on no less.
-        if any(int(extent(term.data).min()) > self.half for term in labels.terms):
+        if any(int(extent(data).min()) > self.half for term in labels.terms for data in term.slices()):
             return True
         some = False
         for part in labels.slices():
@@ -116,9 +126,9 @@ class Local:
             some = some or bool((size > 0).any())
         return some
 
-    def _moves(self, data: Tensor) -> bool:
+    def _moves(self, labels: Labels) -> bool:
         """Whether what the elements gather begins or ends at other places, by more than windows and borders do."""
-        ends = data.flatten(1)
+        ends = torch.cat([data.flatten(1) for data in labels.slices()], 1)
         filled = extent(ends) > 0
         # To pick some takes ten times as long as to look at all.
         ends = ends if bool(filled.all()) else ends[:, filled]
@@ -162,12 +172,18 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     done.labels[value] = Labels(
         data.reshape(data.shape[0], *[length if d == axis.dim else 1 for d in range(len(shape))])
     )
+    # Where there is no attention every layer sees more than the one before it.
+    repeats = None
+    if isinstance(policy, Local) and any(node.op in ATTENTION for node in graph.nodes):
+        repeats = Repeats(graph, policy.native_shapes), policy
     for number, node in enumerate(graph.nodes):
-        _step(graph, node, number, policy, done)
+        _step(graph, node, number, policy, done, repeats)
     return done
 
 
-def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
+def _step(
+    graph: Graph, node: Node, number: int, policy: Policy, done: Propagation, repeats: tuple[Repeats, Local] | None
+) -> None:
     operands = node.operands
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
@@ -176,7 +192,10 @@ def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagati
     if done.unknown:
         reasons = reasons.union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
-        results = _apply(graph, node, number, policy, done.labels)
+        if repeats is None:
+            results = _apply(graph, node, number, policy, done.labels)
+        else:
+            results = _repeated(graph, node, number, *repeats, done.labels)
     except Exception as error:
         detail = f" ({error})" if isinstance(error, (NoRule, TooLarge)) and str(error) else ""
         where = graph.where(node)
@@ -188,6 +207,23 @@ def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagati
             done.labels[value] = labels
             if reasons:
                 done.unknown[value] = reasons
+
+
+def _repeated(
+    graph: Graph, node: Node, number: int, repeats: Repeats, policy: Local, labels: dict[int, Labels]
+) -> list[Labels | None]:
+    """What the rule says, or has said of a node before: if that was a gate, so is this."""
+    key = None if node.hides else repeats.key(node, labels)
+    found = repeats.find(key) if key is not None else None
+    if found is not None:
+        for gates in (policy.gates, policy.partial):
+            if found[0] in gates:
+                gates.add(number)
+        return found[1]
+    answer = _apply(graph, node, number, policy, labels)
+    if key is not None:
+        repeats.keep(key, number, answer, [labels[value] for value in node.operands if value in labels])
+    return answer
 
 
 def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[int, Labels]) -> list[Labels | None]:
@@ -223,10 +259,10 @@ def _fits(lengths: Sequence[int], shape: Sequence[int]) -> bool:
 
 def _leaves(labels: Labels) -> Iterator[Tensor]:
     if labels.parts is not None:
-        for part, _ in labels.parts.items:
+        for part in labels.parts.different:
             yield from _leaves(part)
-    elif labels.origin is not None:
-        yield from _leaves(labels.origin.source)
+    elif labels.merged is not None:
+        yield from _leaves(labels.merged.source)
     elif labels.terms:
         for term in labels.terms:
             yield from _leaves(term)

@@ -9,10 +9,11 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.arrays import NOTHING, affordable
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import NOTHING, Labels, affordable, hull_of_parts, union
-from convblocks.introspect.sliding import compress, gather, slide, window_taps
+from convblocks.introspect.labels import Labels, union
+from convblocks.introspect.sliding import gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]
@@ -39,6 +40,10 @@ class Policy(Protocol):
     """What to make of an operation that may gather a whole axis."""
 
     exact_borders: bool
+
+    def crossed(self) -> None:
+        """A window has slid over places that go row by row, from the end of one to the beginning of the next."""
+        ...
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """Labels after the dimensions `dims` have been gathered into one element."""
@@ -135,10 +140,7 @@ class Call:
         varying = [dim for dim in dims if labels.length(dim) > 1]
         if not varying:
             return labels
-        # Neither a concatenation nor the scores of an attention are put together to be merged.
-        array = labels if labels.parts is None else Labels(hull_of_parts(labels.parts), labels.pooled)
-        after = Labels(array.least(varying), labels.pooled)
-        return self.policy.gathered(self, labels, after, varying)
+        return self.policy.gathered(self, labels, labels.least(varying), varying)
 
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
@@ -151,12 +153,10 @@ class Call:
         if labels.parts is not None and labels.parts.dim != dim:
             return labels.per_part(lambda part: self.scan(part, dim, backwards=backwards))
 
-        def running(data: Tensor) -> Tensor:
-            if backwards:
-                return data.flip(dim + 1).cummin(dim + 1).values.flip(dim + 1)
-            return data.cummin(dim + 1).values
+        def running(data: Tensor, axis: int) -> Tensor:
+            return data.flip(axis).cummin(axis).values.flip(axis) if backwards else data.cummin(axis).values
 
-        return self.policy.scanned(self, labels, labels.map(running), dim)
+        return self.policy.scanned(self, labels, labels.along(dim, running), dim)
 
     def slide(
         self, labels: Labels, dim: int, length: int, out: int, kernel: int, stride: int, padding: int, dilation: int
@@ -169,7 +169,8 @@ class Call:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
             return self.window(labels, dim, length, window_taps(length, *shape))
-        after = labels.map(lambda data: slide(data, dim, *shape))
+        self._cross(labels, dim)
+        after = labels.along(dim, lambda data, axis: slide(data, axis - 1, *shape))
         return after if out > 1 else self.policy.gathered(self, labels, after, [dim])
 
     def window(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
@@ -184,11 +185,19 @@ class Call:
                     else self._gather(labels, dim, length, taps)
                 )
             affordable([length if d == dim else n for d, n in enumerate(labels.lengths)])
-            labels = labels.map(lambda data: data.expand([-1 if d != dim + 1 else length for d in range(data.ndim)]))
+            labels = labels.along(
+                dim, lambda data, axis: data.expand([length if d == axis else -1 for d in range(data.ndim)])
+            )
         return self._gather(labels, dim, length, taps)
 
+    def _cross(self, labels: Labels, dim: int) -> None:
+        if labels.merged is not None and len(labels.merged.groups[dim]) > 1:
+            self.policy.crossed()
+
     def _gather(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
-        after = labels.map(lambda data: gather(data, dim, taps))
+        if taps.shape[1] > 1:
+            self._cross(labels, dim)
+        after = labels.along(dim, lambda data, axis: gather(data, axis - 1, taps))
         if taps.shape[0] > 1:
             return after
         return self.policy.gathered(self, labels, after, [dim])
@@ -201,12 +210,6 @@ class Call:
         """
         anywhere, between = _gaps(taps, length)
         return anywhere if self.policy.exact_borders else between
-
-    def tidy(self, labels: Labels, dims: Sequence[int]) -> Labels:
-        """Shorten dimensions along which nothing varies any more."""
-        if labels.parts is not None and labels.parts.dim not in dims:
-            return labels.per_part(lambda part: self.tidy(part, dims))
-        return labels.map(lambda data: compress(data, dims))
 
 
 @lru_cache(maxsize=1024)

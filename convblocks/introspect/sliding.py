@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from convblocks.introspect.labels import NOTHING, affordable, nothing_like
+from convblocks.introspect.arrays import NOTHING, affordable, nothing_like
 
 
 @lru_cache(maxsize=4096)
@@ -56,19 +55,3 @@ def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: i
     places = (slice(None),) * axis
     taps = [data[(*places, slice(at, at + ends, stride))] for at in range(0, kernel * dilation, dilation)]
     return reduce(torch.minimum, taps)
-
-
-def constant_along(data: Tensor, axis: int) -> bool:
-    """Whether the array does not vary along `axis`."""
-    return data.shape[axis] == 1 or bool((data == data.narrow(axis, 0, 1)).all())
-
-
-def compress(data: Tensor, dims: Sequence[int]) -> Tensor:
-    """Give dimensions of the tensor along which nothing varies the length 1."""
-    if data.is_floating_point():
-        # Labels that are all zero and stand for a mask: that they are equal says nothing.
-        return data
-    for dim in dims:
-        if data.shape[dim + 1] > 1 and constant_along(data, dim + 1):
-            data = data.narrow(dim + 1, 0, 1)
-    return data

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from convblocks.introspect.analysis import Analysis
-from convblocks.introspect.answers import Field, ReceptiveField
+from convblocks.introspect.answers import ReceptiveField
+from convblocks.introspect.field import AxisField
 from convblocks.introspect.propagation import Axis
 
 
@@ -28,14 +29,8 @@ class StoppedField(ReceptiveField):
         """Not known."""
         return None
 
-    def _unknown(self, axis: Axis) -> tuple[str, ...]:
-        return (self._reason,)
-
-    @property
-    def local(self) -> Field:
-        """Nothing is known of the output."""
-        nothing = (None,) * len(self.axes)
-        return Field(nothing, nothing, nothing, nothing)
+    def _found(self) -> list[tuple[AxisField, tuple[str, ...], bool]]:
+        return [(AxisField(None), (self._reason,), False) for _ in self.axes]
 
     def _at_most(self, axis: Axis) -> int:
         return self._analysis.length(axis)

@@ -123,6 +123,6 @@ def mirrored(labels: Labels, done: dict[int, Labels]) -> Labels:
         elif labels.lengths[-2:] == [1, 1]:
             found = labels
         else:
-            found = labels.map(lambda data: data.transpose(-1, -2))
+            found = labels.permuted([*range(labels.ndim - 2), labels.ndim - 1, labels.ndim - 2])
         done[id(labels)] = found
     return found

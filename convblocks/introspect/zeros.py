@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from convblocks.introspect.arrays import LARGEST
 from convblocks.introspect.constants import NotKnown, known, rerun
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import LARGEST
 from convblocks.introspect.operations import operator
 
 MAKES = frozenset({"tril", "triu", "masked_fill", "where", "constant_pad_nd", "scatter_into_view"})

@@ -20,7 +20,7 @@ def index_select(call: Call) -> Result:
     if labels is None or labels.length(dim) == 1:
         return labels
     taps = call.constant(call["index"]).reshape(-1, 1) % call.shape[dim]
-    return labels.map(lambda data: gather(data, dim, taps))
+    return labels.along(dim, lambda data, axis: gather(data, axis - 1, taps))
 
 
 @rule("index", "_unsafe_index")

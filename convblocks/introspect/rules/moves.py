@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convblocks.introspect.labels import Labels, factors
+from convblocks.introspect.arrays import factors
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 
@@ -10,12 +10,12 @@ from convblocks.introspect.registry import Call, NoRule, Result, rule
 def view(call: Call) -> Result:
     """Elements keep their order."""
     labels, old, new = call.input, call.shape, call.out_shape()
-    if labels is None or labels.origin is not None or labels.parts is not None or labels.terms:
+    if labels is None or labels.merged is not None or labels.parts is not None or labels.terms:
         return labels and labels.reshaped(old, new)
     # Rows and columns that have been one dimension, or windows and heads: along some of them nothing varies.
     cut = [dim for _, after in factors(old, new) if len(after) > 1 for dim in after]
     done = labels.reshaped(old, new)
-    return call.tidy(done, cut) if any(done.length(dim) > 1 for dim in cut) else done
+    return done.tidied(cut) if any(done.length(dim) > 1 for dim in cut) else done
 
 
 @rule("alias", "detach", "clone", "_to_copy", "lift_fresh", "lift_fresh_copy")
@@ -27,15 +27,14 @@ def same(call: Call) -> Result:
 @rule("permute")
 def permute(call: Call) -> Result:
     """Dimensions change places."""
-    return call.input and _permuted(call.input, [dim % call.ndim for dim in call["dims"]])
+    return call.input and call.input.permuted([dim % call.ndim for dim in call["dims"]])
 
 
-def _permuted(labels: Labels, order: list[int]) -> Labels:
-    if labels.parts is not None:
-        return labels.per_part(lambda part: _permuted(part, order), order.index(labels.parts.dim))
-    if labels.terms:
-        return labels.per_term(lambda term: _permuted(term, order))
-    return labels.map(lambda data: data.permute(0, *(dim + 1 for dim in order)))
+def swapped(ndim: int, first: int, second: int) -> list[int]:
+    """The order of dimensions of which two change places."""
+    order = list(range(ndim))
+    order[first], order[second] = second, first
+    return order
 
 
 @rule("transpose")
@@ -44,21 +43,19 @@ def transpose(call: Call) -> Result:
     if call.ndim == 0:
         return call.input
     first, second = (call[name] % call.ndim for name in ("dim0", "dim1"))
-    order = list(range(call.ndim))
-    order[first], order[second] = second, first
-    return call.input and _permuted(call.input, order)
+    return call.input and call.input.permuted(swapped(call.ndim, first, second))
 
 
 @rule("t")
 def matrix_transpose(call: Call) -> Result:
     """Rows become columns."""
-    return call.input if call.ndim < 2 else call.input and call.input.map(lambda data: data.transpose(1, 2))
+    return call.input if call.ndim < 2 else call.input and call.input.permuted([1, 0])
 
 
 @rule("unsqueeze")
 def unsqueeze(call: Call) -> Result:
     """A dimension of length 1 more."""
-    return call.input and call.input.map(lambda data: data.unsqueeze(call["dim"] % (call.ndim + 1) + 1))
+    return call.input and call.input.unsqueezed([call["dim"] % (call.ndim + 1)])
 
 
 @rule("squeeze")
@@ -92,14 +89,18 @@ def roll(call: Call) -> Result:
         return None
     if not call["dims"]:
         raise NoRule("a roll of the flattened tensor")
-    pairs = [(shift, dim % call.ndim + 1) for shift, dim in zip(call["shifts"], call["dims"], strict=True)]
-    return labels.map(lambda data: data.roll(*zip(*pairs, strict=True)))
+    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
+        labels = labels.along(dim % call.ndim, lambda data, axis, shift=shift: data.roll(shift, axis))
+    return labels
 
 
 @rule("flip")
 def flip(call: Call) -> Result:
     """Elements in the other order."""
-    return call.input and call.input.map(lambda data: data.flip([dim % call.ndim + 1 for dim in call["dims"]]))
+    labels = call.input
+    for dim in call["dims"]:
+        labels = labels and labels.along(dim % call.ndim, lambda data, axis: data.flip(axis))
+    return labels
 
 
 @rule("rot90")

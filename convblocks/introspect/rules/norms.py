@@ -6,7 +6,6 @@ import torch
 
 from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, Result, rule
-from convblocks.introspect.rules.reductions import without
 
 
 def _by_channel(call: Call, name: str) -> Labels | None:
@@ -36,7 +35,7 @@ def group_norm(call: Call) -> Result:
     if of_group.length(1) > 1:
         of_group = of_group.map(lambda data: torch.unflatten(data, 2, (groups, -1)).amin(3))
         of_channel = of_group.map(lambda data: data.repeat_interleave(call.shape[1] // groups, 2))
-    statistics = without(of_group, range(2, call.ndim))
+    statistics = of_group.without(range(2, call.ndim))
     return [union((labels, of_channel, *affine), call.ndim), statistics, statistics]
 
 
@@ -52,6 +51,6 @@ def batch_norm(call: Call) -> Result:
         statistics = labels and call.reduce(labels, dims)
     else:
         statistics = union([_by_channel(call, name) for name in ("running_mean", "running_var")], call.ndim)
-    by_channel = statistics and without(statistics, dims)
+    by_channel = statistics and statistics.without(dims)
     vectors = [by_channel if call.out_shape(i) == call.shape[1:2] else None for i in range(1, len(call.node.outputs))]
     return [union((labels, statistics, *affine), call.ndim), *vectors]

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import NOTHING, Joined, Labels, joined, nothing_like
+from convblocks.introspect.arrays import NOTHING, nothing_like
+from convblocks.introspect.labels import Joined, Labels, joined
 from convblocks.introspect.registry import Call, Result, rule
 
 
 def crop(labels: Labels, dim: int, index: slice) -> Labels:
     """A slice of one dimension."""
-    if labels.length(dim) == 1:
+    if labels.length(dim) == 1 or index == slice(0, labels.length(dim), 1):
         return labels
     if labels.parts is not None and labels.parts.dim == dim and index.step in (None, 1):
         return _crop_parts(labels.parts, index.start, index.stop)
-    if labels.parts is not None and labels.parts.dim != dim:
-        return labels.per_part(lambda part: crop(part, dim, index))
-    return labels.map(lambda data: data[(slice(None),) * (dim + 1) + (index,)])
+    if labels.terms:
+        return labels.per_term(lambda term: crop(term, dim, index))
+    return labels.along(dim, lambda data, axis: data[(slice(None),) * axis + (index,)])
 
 
 def _crop_parts(parts: Joined, start: int, stop: int) -> Labels:
@@ -55,8 +56,12 @@ def select(call: Call) -> Result:
     dim: int = call["dim"] % call.ndim
     if labels is None:
         return None
-    index = 0 if labels.length(dim) == 1 else call["index"]
-    return labels.map(lambda data: data.select(dim + 1, index))
+    return _place(labels, dim, call["index"])
+
+
+def _place(labels: Labels, dim: int, index: int) -> Labels:
+    """One place of one dimension, which goes."""
+    return labels.at([index % labels.length(dim) if d == dim else None for d in range(labels.ndim)]).without([dim])
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
@@ -80,10 +85,7 @@ def unbind(call: Call) -> Result:
     dim: int = call["dim"] % call.ndim
     if labels is None:
         return None
-    short = labels.length(dim) == 1
-    return [
-        labels.map(lambda data, i=i: data.select(dim + 1, 0 if short else i)) for i in range(len(call.node.outputs))
-    ]
+    return [_place(labels, dim, i) for i in range(len(call.node.outputs))]
 
 
 def join(parts: Sequence[tuple[Labels | None, int]], ndim: int, dim: int) -> Labels | None:
@@ -122,4 +124,4 @@ def stack(call: Call) -> Result:
     ndim = len(call.out_shape())
     dim: int = call["dim"] % ndim
     parts = [call.of(ref) for ref in call.node.args[0]]
-    return join([(part and part.map(lambda data: data.unsqueeze(dim + 1)), 1) for part in parts], ndim, dim)
+    return join([(part and part.unsqueezed([dim]), 1) for part in parts], ndim, dim)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import Labels, Reshaped, union
+from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules import sparse
-from convblocks.introspect.rules.reductions import without
 
 
 def product(call: Call, matrices: tuple[Ref, Ref]) -> Labels | None:
@@ -17,20 +16,9 @@ def product(call: Call, matrices: tuple[Ref, Ref]) -> Labels | None:
             masked = sparse.product(call, labels, labels.ndim + dim, other, rows=dim == -2)
             if masked is not None:
                 return masked
-    if left is not None and right is None and left.origin is not None:
-        merged = tuple(left.origin.new) == call.shape_of(matrices[0])
-        if merged and left.origin.old[-1] == left.origin.new[-1]:
-            return _channel_last(call, left.origin)
     rows = left and call.reduce(left, [left.ndim - 1])
     columns = right and call.reduce(right, [right.ndim - 2])
     return union((rows, columns), len(call.out_shape()))
-
-
-def _channel_last(call: Call, origin: Reshaped) -> Labels:
-    """A linear layer on a map that a view has flattened: the rows need not be told apart."""
-    rows = call.reduce(origin.source, [len(origin.old) - 1])
-    out = call.out_shape()
-    return rows.reshaped((*origin.old[:-1], out[-1]), out)
 
 
 @rule("mm", "bmm")
@@ -50,7 +38,7 @@ def add_product(call: Call) -> Result:
 def matrix_vector(call: Call) -> Result:
     """Rows with the vector, and the addend."""
     matrix, vector = call.of(call["mat"] if call.node.op == "addmv" else call.source), call.of(call["vec"])
-    rows = matrix and without(call.reduce(matrix, [1]), [1])
+    rows = matrix and call.reduce(matrix, [1]).without([1])
     addend = call.input if call.node.op == "addmv" else None
     return union((rows, vector and call.reduce(vector, [0]), addend), 1)
 
@@ -58,7 +46,7 @@ def matrix_vector(call: Call) -> Result:
 @rule("dot", "vdot")
 def dot(call: Call) -> Result:
     """All with all."""
-    parts = [labels and without(call.reduce(labels, [0]), [0]) for labels in (call.input, call.of(call.node.args[1]))]
+    parts = [labels and call.reduce(labels, [0]).without([0]) for labels in (call.input, call.of(call.node.args[1]))]
     return union(parts, 0)
 
 

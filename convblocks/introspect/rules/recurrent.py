@@ -21,7 +21,7 @@ def recurrent(call: Call) -> Result:
     assert x is not None
     last = call.reduce(x, [steps])
     if batch == 0:
-        last = last.map(lambda data: data.transpose(1, 2))
+        last = last.permuted([1, 0, 2])
     for _ in range(call["num_layers"]):
         x = call.reduce(x, [2])
         x = _both_ways(call, x, steps) if call["bidirectional"] else call.scan(x, steps)
@@ -34,7 +34,7 @@ def _initial(call: Call, refs: Ref | Sequence[Ref], batch: int) -> Labels | None
     if any(labels is not None and labels.length(0) > 1 for labels in found):
         raise NoRule("initial states that depend on other parts of the input each")
     start = union([labels and call.reduce(labels, [0, 2]) for labels in found], 3)
-    return start if start is None or batch == 1 else start.map(lambda data: data.transpose(1, 2))
+    return start if start is None or batch == 1 else start.permuted([1, 0, 2])
 
 
 def _both_ways(call: Call, x: Labels, steps: int) -> Labels:

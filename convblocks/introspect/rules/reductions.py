@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from convblocks.introspect.labels import Labels
 from convblocks.introspect.registry import Call, Result, rule
 
 
@@ -15,12 +14,6 @@ def _dims(call: Call) -> list[int]:
         return list(range(call.ndim))
     listed = cast("Sequence[int]", dims if isinstance(dims, (list, tuple)) else [dims])
     return [dim % max(call.ndim, 1) for dim in listed]
-
-
-def without(labels: Labels, dims: Sequence[int]) -> Labels:
-    """Take away dimensions, all of length 1."""
-    kept = [n for d, n in enumerate(labels.data.shape) if d - 1 not in dims]
-    return labels.map(lambda data: data.reshape(kept))
 
 
 @rule(
@@ -63,7 +56,7 @@ def reduction(call: Call) -> Result:
         return [None] * len(outputs)
     gathered = call.reduce(labels, dims)
     keep = len(call.out_shape()) == call.ndim
-    return [gathered if keep else without(gathered, dims)] * len(outputs)
+    return [gathered if keep else gathered.without(dims)] * len(outputs)
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
+from convblocks.introspect.arrays import NOTHING, affordable, compress, constant_along
 from convblocks.introspect.constants import known
-from convblocks.introspect.labels import NOTHING, Labels, affordable, union
+from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.pointwise import pointwise
-from convblocks.introspect.sliding import compress, constant_along
 
 
 def hidden(labels: Labels | None, where: Tensor | None, ndim: int) -> Labels | None:

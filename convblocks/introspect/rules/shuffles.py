@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from convblocks.introspect.labels import regroup
 from convblocks.introspect.registry import Call, Result, rule
 
 
@@ -16,9 +15,8 @@ def pixel_shuffle(call: Call) -> Result:
         return None
     split_shape = (*lead, channels // r**2, r, r, height, width)
     n = len(lead) + 1
-    data = regroup(labels.data, call.shape, split_shape).permute(*range(n + 1), n + 3, n + 1, n + 4, n + 2)
-    moved = (*lead, channels // r**2, height, r, width, r)
-    return labels.map(lambda _: regroup(data, moved, call.out_shape()))
+    moved = labels.reshaped(call.shape, split_shape).permuted([*range(n), n + 2, n, n + 3, n + 1])
+    return moved.reshaped((*lead, channels // r**2, height, r, width, r), call.out_shape())
 
 
 @rule("pixel_unshuffle")
@@ -29,9 +27,8 @@ def pixel_unshuffle(call: Call) -> Result:
         return None
     split_shape = (*lead, channels, height // r, r, width // r, r)
     n = len(lead) + 1
-    data = regroup(labels.data, call.shape, split_shape).permute(*range(n + 1), n + 2, n + 4, n + 1, n + 3)
-    moved = (*lead, channels, r, r, height // r, width // r)
-    return labels.map(lambda _: regroup(data, moved, call.out_shape()))
+    moved = labels.reshaped(call.shape, split_shape).permuted([*range(n), n + 1, n + 3, n, n + 2])
+    return moved.reshaped((*lead, channels, r, r, height // r, width // r), call.out_shape())
 
 
 @rule("channel_shuffle")

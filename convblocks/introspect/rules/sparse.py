@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.labels import NOTHING, Labels, affordable, union
+from convblocks.introspect.arrays import NOTHING, affordable
+from convblocks.introspect.labels import Labels, union
 from convblocks.introspect.registry import Call, NoRule, spread
 from convblocks.introspect.sliding import transposed_taps, window_taps
 

@@ -85,7 +85,7 @@ def _convolved(
             labels = call.window(labels, dim, shape[dim], transposed_taps(*window))
         else:
             labels = call.slide(labels, dim, *window)
-    return call.tidy(labels, range(first, len(shape))) if call.policy.exact_borders else labels
+    return labels.tidied(range(first, len(shape))) if call.policy.exact_borders else labels
 
 
 def _pool(call: Call, count: int, dilation: list[int]) -> Labels | None:
@@ -187,4 +187,4 @@ def fold(call: Call) -> Result:
         offset = torch.arange(kernel[i])[None, :] * counts[i]
         flat = torch.where(taps < counts[i], taps + offset, kernel[i] * counts[i])
         data = gather(data.flatten(axis, axis + 1), axis - 1, flat)
-    return call.tidy(labels.map(lambda _: data), [1])
+    return labels.map(lambda _: data).tidied([1])

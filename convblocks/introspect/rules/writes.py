@@ -9,11 +9,12 @@ from typing import cast
 import torch
 
 from convblocks.introspect.aliasing import Step
-from convblocks.introspect.labels import NOTHING, Labels, affordable, nothing_like, regroup
+from convblocks.introspect.arrays import NOTHING, affordable, compress, nothing_like
+from convblocks.introspect.labels import Labels
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
+from convblocks.introspect.rules.moves import swapped
 from convblocks.introspect.rules.parts import slice_of
-from convblocks.introspect.sliding import compress
 
 REARRANGED = frozenset(
     {"alias", "detach", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute"}
@@ -57,7 +58,7 @@ def scatter_into_view(call: Call) -> Result:
             start = sum(earlier[dim] for earlier in step.shapes[: step.output])
             place = range(start, start + piece_shape[dim])
         if piece is not None and op in ("select", "unbind"):
-            piece = piece.map(lambda data: data.unsqueeze(dim + 1))
+            piece = piece.unsqueezed([dim])
         return _overwrite(base, piece if piece is not None else blank, dim, shape[dim], place)
     if op in ("diagonal", "unfold"):
         return _overwrite_places(base, piece if piece is not None else blank, step, shape)
@@ -68,12 +69,12 @@ def scatter_into_view(call: Call) -> Result:
     if op in ("alias", "detach"):
         return piece
     if op in ("view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"):
-        return piece.map(lambda data: regroup(data, call.shape_of(piece_ref), shape))
+        return piece.reshaped(call.shape_of(piece_ref), shape)
     if op in ("transpose", "t"):
         first, second = (0, 1) if op == "t" else (arguments["dim0"] % len(shape), arguments["dim1"] % len(shape))
-        return piece.map(lambda data: data.transpose(first + 1, second + 1))
+        return piece.permuted(swapped(len(shape), first, second))
     order = [dim % len(shape) for dim in arguments["dims"]]
-    return piece.map(lambda data: data.permute(0, *(order.index(dim) + 1 for dim in range(len(shape)))))
+    return piece.permuted([order.index(dim) for dim in range(len(shape))])
 
 
 @rule("slice_scatter", "select_scatter")
@@ -88,7 +89,7 @@ def scatter(call: Call) -> Result:
     if call.node.op == "select_scatter":
         index: int = call["index"] % length
         place = range(index, index + 1)
-        piece = piece and piece.map(lambda data: data.unsqueeze(dim + 1))
+        piece = piece and piece.unsqueezed([dim])
     else:
         place = range(length)[slice_of(call.arguments, length)]
     blank = Labels(some.data.new_full((some.features, *[1] * call.ndim), NOTHING), some.pooled)
