@@ -25,9 +25,6 @@ LONGEST = 2**16
 
 TWO_PLACES = "every element belongs to two places, as the scores of an attention do"
 
-MODEST = 4
-"""How many times the original length is tried first in networks with attention."""
-
 
 @dataclass(slots=True)
 class Grown:
@@ -90,9 +87,14 @@ class Analysis:
     def local(self, axis: Axis) -> tuple[Propagation, Local]:
         """Local labels at the original size, for what a larger input cannot reach."""
         if axis not in self._local:
-            policy = Local(self.length(axis), self.native.shapes, grown=False)
+            policy = Local(self.length(axis), self.native.shapes, self.length(axis))
             self._local[axis] = propagate(self.native, axis, policy), policy
         return self._local[axis]
+
+    @cached_property
+    def _attends(self) -> bool:
+        """Whether places of the network read one another by an attention."""
+        return any(node.op in ATTENTION for node in self.native.nodes)
 
     @cached_property
     def _alike(self) -> bool:
@@ -117,15 +119,9 @@ class Analysis:
     def _grow(self) -> None:
         estimates = {axis: self.reach(axis) for axis in self.axes}
         factor, before = 2, None
-        modest = self._modest()
         while True:
-            lengths = modest or {axis: self._enlarged(axis, factor) for axis in self.axes}
+            lengths = {axis: self._enlarged(axis, factor) for axis in self.axes}
             grown = self.run(lengths)
-            if modest is not None:
-                if all(self._suffices(grown[axis]) for axis in self.axes):
-                    break
-                modest = None
-                continue
             small = [self._too_small(grown[axis]) for axis in self.axes]
             if before is not None and (small == before[2] or self._lost(before[1], grown)):
                 # What sees both ends of any input, as the border does under circular padding, is left as it is.
@@ -155,25 +151,6 @@ class Analysis:
         found, length = self.reach(axis), self.length(axis)
         return grown_length(length, min(LONGEST, length + factor * (found.total + 2 * found.multiple)), found.multiple)
 
-    def _modest(self) -> dict[Axis, int] | None:
-        """Lengths to try first where the estimate says little: what an attention reads is cut as a gate.
-
-        A much larger input costs more, and its labels may be too large.
-        """
-        if not any(node.op in ATTENTION for node in self.native.nodes):
-            return None
-        lengths = {
-            axis: grown_length(self.length(axis), MODEST * self.length(axis), self.reach(axis).multiple)
-            for axis in self.axes
-        }
-        return lengths if any(self._enlarged(axis, 2) > 2 * lengths[axis] for axis in self.axes) else None
-
-    def _suffices(self, grown: Grown) -> bool:
-        """Whether every field is found in the middle of this input, as far from its border as it is large."""
-        margins = grown.length - self.length(grown.axis)
-        alone = grown if grown.like is None else grown.like
-        return not alone.policy.partial and not self._seeing(alone, margins)
-
     @on_cpu
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
         """The network on an input of other lengths, with local labels along every axis."""
@@ -194,7 +171,7 @@ class Analysis:
                 [like] = result.values()
                 result[axis] = self._mirror(like, axis, maps)
             else:
-                policy = Local(length, self.native.shapes, grown=True)
+                policy = Local(length, self.native.shapes, self.length(axis))
                 result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
 
@@ -252,16 +229,16 @@ class Analysis:
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
+            alone = runs[0].like or runs[0]
+            labels = alone.labels.labels[value]
+            if self._attends and not labels.pooled and of_two_places(labels, alone.length):
+                return AxisField(None), (TWO_PLACES,), gated
             found = [self._seen(run, value) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
                 return found[0], parts, gated
-            alone = runs[0].like or runs[0]
-            labels = alone.labels.labels[value]
-            # What holds at the original size says no more of what has gathered too much, or is of no one place.
             if found[0] is None and labels.pooled:
+                # What holds at the original size says no more of what has gathered too much.
                 return AxisField(None, pooled=True), parts, not parts
-            if found[0] is None and of_two_places(labels, alone.length):
-                return AxisField(None), (TWO_PLACES,), gated
         return self._native_field(axis, value)
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:

@@ -127,9 +127,10 @@ def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
         return False
     hull = labels.least([parts.dim])
     travel = max((_travel(hull, dim) for dim, length in enumerate(hull.lengths) if length > 1), default=0)
-    firsts = torch.cat([array[0].flatten() for array in labels.slices()])
-    firsts = firsts[firsts < NOTHING]
-    return len(firsts) > 0 and 2 * travel < int(firsts.max() - firsts.min())
+    firsts = [array[0] for array in labels.slices()]
+    # What depends on nothing is no place.
+    last = max(int(first.masked_fill(first == NOTHING, -NOTHING).max()) for first in firsts)
+    return 2 * travel < last - min(int(first.min()) for first in firsts)
 
 
 def _travel(labels: Labels, dim: int, ends: int = 8) -> int:
@@ -287,4 +288,4 @@ def _wide(labels: Labels, length: int) -> list[int] | None:
     data = labels.data
     if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
         return None
-    return [dim for dim in range(labels.ndim) if _travel(labels, dim, ends=4) >= length // 8]
+    return [dim for dim, n in enumerate(labels.lengths) if n > 1 and _travel(labels, dim, ends=4) >= length // 8]

@@ -13,7 +13,7 @@ from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.arrays import common, factors, shared
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.operations import ATTENTION
+from convblocks.introspect.operations import ATTENTION, FUSED_ATTENTION
 from convblocks.introspect.propagation import Axis, refs_of
 from convblocks.introspect.registry import spread
 from convblocks.introspect.zeros import zeros
@@ -25,6 +25,7 @@ RESIZING = ("adaptive", "_adaptive", "flip", "roll", "rot90", "index", "gather",
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
 COUNTING = frozenset({"expand", "broadcast_to", "native_group_norm"})
 """Operations that are told lengths of their argument, and do the same to every place of it."""
+MATRIX_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
 VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbmm"})
 """Operations that read what the values of a constant let through: one that grows may let through other places."""
 
@@ -49,10 +50,17 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     attends = any(node.op in ATTENTION for node in graph.nodes)
     multiple = 1
     sizes, jumps = {source: 1}, {source: 1}
+    scores: set[int] = set()
     for node in graph.nodes:
         operands = [value for value in refs_of(node) if value in jumps]
         jump = max((jumps[value] for value in operands), default=1)
         size = max((sizes[value] for value in operands), default=1)
+        if node.op in ATTENTION or any(value in scores for value in operands):
+            # What an attention gathers is cut as a gate; what it gathers from adds nothing to the field.
+            if node.op in MATRIX_PRODUCTS or node.op in FUSED_ATTENTION:
+                size = 1
+            else:
+                scores.update(node.outputs)
         for offset, kernel, dilation, stride in _windows(graph, node):
             operand: Ref = node.args[0]
             shape = graph.shapes[operand.value]

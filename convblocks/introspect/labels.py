@@ -180,6 +180,10 @@ class Labels:
             return Labels(None, True, self.merged._replace(source=self.merged.source.as_pooled()))
         return Labels(self.data, True)
 
+    def blank(self, ndim: int) -> Labels:
+        """Labels of the same kind, of a tensor of so many dimensions that depends on nothing."""
+        return Labels(self._any().new_full((self.features, *[1] * ndim), NOTHING), self.pooled)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Labels:
         """The same labels after a rearrangement of the array."""
         return Labels(function(self.data), self.pooled)
@@ -251,6 +255,24 @@ class Labels:
             return self.merged.around(_least_of_run(source, shape, groups[dim], start, count))
         return self.narrow(dim, start, count).least([dim])
 
+    def least_of_middle(self, dim: int, share: float) -> Labels | None:
+        """The elements of the middle rows of a dimension of flattened places merged, so large a share of all rows.
+
+        Tokens beside the map are merged with them. None for a dimension of other elements.
+        """
+        if self.parts is not None and self.parts.dim == dim:
+            found = [item.least_of_middle(dim, share) for item in self.parts.different]
+            items = zip(found, self.parts.different, strict=True)
+            pieces = [item.least([dim]) if middle is None else middle for middle, item in items]
+            return None if all(middle is None for middle in found) else reduce(_union_of_two, pieces)
+        if self.merged is None or len(self.merged.groups[dim]) == 1:
+            return None
+        source, shape, groups = self.merged
+        for fine in groups[dim]:
+            count = max(1, round(shape[fine] * share))
+            source = source.narrow(fine, (shape[fine] - count) // 2, count)
+        return self.merged.around(source.least(groups[dim]))
+
     def at(self, places: Sequence[int | None]) -> Labels:
         """The labels at one place of every dimension of which one is given; these stay with length 1."""
         if self.terms:
@@ -286,7 +308,7 @@ class Labels:
         """As a tensor of shape `old` becomes one of shape `new`."""
         old, new = tuple(old), tuple(new)
         if 0 in old:
-            return Labels(self._any().new_full((self.features, *[1] * len(new)), NOTHING), self.pooled)
+            return self.blank(len(new))
         if old == new:
             return self
         if self.terms:
@@ -296,8 +318,9 @@ class Labels:
         if self.parts is not None:
             runs = factors(old, new)
             [(before, after)] = [run for run in runs if self.parts.dim in run[0]]
-            if len(before) == len(after) == 1:
-                return _reshaped_parts(self.parts, old, new, after[0])
+            longer = [dim for dim in before if old[dim] > 1], [dim for dim in after if new[dim] > 1]
+            if longer[0] == [self.parts.dim] and len(longer[1]) == 1:
+                return _reshaped_parts(self.parts, old, new, longer[1][0])
             if all(len(after) == 1 and before for before, after in runs):
                 return merge(self, old, [len(before) for before, _ in runs])
         plan = regrouping(tuple(self.lengths), old, new)
@@ -468,9 +491,16 @@ def merge(source: Labels, shape: Sequence[int], counts: Sequence[int]) -> Labels
 
     In it neighbours that both vary are put together, and neighbours that both do not: rows stay apart from columns.
     """
-    if source.parts is not None or source.terms:
-        return _merged(source, shape, counts)
     lengths = tuple(source.lengths)
+    if source.parts is not None or source.terms:
+        # What is not put together is left as it is, but for runs along which nothing varies.
+        groups = numbered(tuple(counts))
+        constant = [len(group) > 1 and all(lengths[dim] == 1 for dim in group) for group in groups]
+        gone = {dim for group, alone in zip(groups, constant, strict=True) if alone for dim in group[1:]}
+        kept = [1 if alone else count for alone, count in zip(constant, counts, strict=True)]
+        finer = [n for dim, n in enumerate(shape) if dim not in gone]
+        source = source.without(sorted(gone)) if gone else source
+        return source if len(kept) == len(finer) else _merged(source, finer, kept)
     sizes, finer, kept = compacted(lengths, tuple(shape), tuple(counts))
     if sizes != lengths:
         source = source.map(lambda data: data.reshape(data.shape[0], *sizes))

@@ -64,10 +64,11 @@ class Local:
 
     exact_borders = False
 
-    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], grown: bool) -> None:
+    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], native: int) -> None:
         self.half = length // 2
         self.native_shapes = native_shapes
-        self.grown = grown
+        self.share = native / length
+        """Length of the axis at the original size, as a part of that of the input followed."""
         self.gates: set[int] = set()
         self.crosses = False
         """Whether windows slide over places that go row by row: which rows meet in one follows the width of the map."""
@@ -101,8 +102,9 @@ class Local:
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
         for dim in dims:
-            count = self._native_length(call, before, dim)
-            before = before.least_of_run(dim, (before.length(dim) - count) // 2, count)
+            rows = before.least_of_middle(dim, self.share)
+            count = self._native_length(call, before, dim) if rows is None else 0
+            before = rows or before.least_of_run(dim, (before.length(dim) - count) // 2, count)
         return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
@@ -136,7 +138,7 @@ class Local:
 
     def _native_length(self, call: Call, labels: Labels, dim: int) -> int:
         length = labels.length(dim)
-        if not self.grown:
+        if self.share == 1:
             return length
         for value in call.node.operands:
             shape = call.graph.shapes[value]

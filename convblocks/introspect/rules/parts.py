@@ -15,7 +15,7 @@ from convblocks.introspect.registry import Call, Result, rule
 
 def crop(labels: Labels, dim: int, index: slice) -> Labels:
     """A slice of one dimension."""
-    if labels.length(dim) == 1 or index == slice(0, labels.length(dim), 1):
+    if labels.length(dim) == 1 or (index.start == 0 and index.stop >= labels.length(dim) and index.step in (None, 1)):
         return labels
     if labels.parts is not None and labels.parts.dim == dim and index.step in (None, 1):
         return _crop_parts(labels.parts, index.start, index.stop)

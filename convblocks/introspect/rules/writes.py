@@ -9,12 +9,15 @@ from typing import cast
 import torch
 
 from convblocks.introspect.aliasing import Step
-from convblocks.introspect.arrays import NOTHING, affordable, compress, nothing_like
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.arrays import affordable, compress, nothing_like
+from convblocks.introspect.labels import Labels, joined
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.moves import swapped
-from convblocks.introspect.rules.parts import slice_of
+from convblocks.introspect.rules.parts import crop, slice_of
+
+LARGE = 2**16
+"""Elements of an array that is not put together to be written into."""
 
 REARRANGED = frozenset(
     {"alias", "detach", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute"}
@@ -42,7 +45,7 @@ def scatter_into_view(call: Call) -> Result:
         return None
     some = base if base is not None else piece
     assert some is not None
-    blank = Labels(some.data.new_full((some.data.shape[0], *[1] * len(shape)), NOTHING), some.pooled)
+    blank = some.blank(len(shape))
     base = base if base is not None else blank
     if op in ("slice", "select", "split", "split_with_sizes", "chunk", "unbind"):
         dim: int = arguments["dim"] % len(shape)
@@ -92,7 +95,7 @@ def scatter(call: Call) -> Result:
         piece = piece and piece.unsqueezed([dim])
     else:
         place = range(length)[slice_of(call.arguments, length)]
-    blank = Labels(some.data.new_full((some.features, *[1] * call.ndim), NOTHING), some.pooled)
+    blank = some.blank(call.ndim)
     return _overwrite(base or blank, piece or blank, dim, length, place)
 
 
@@ -103,11 +106,16 @@ def _overwrite(base: Labels, piece: Labels, dim: int, length: int, place: range)
     broadcast = cast("Callable[..., Sequence[int]]", torch.broadcast_shapes)  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
     shape = list(
         broadcast(
-            [1 if d == dim + 1 else n for d, n in enumerate(base.data.shape)],
-            [1 if d == dim + 1 else n for d, n in enumerate(piece.data.shape)],
+            [1 if d == dim else n for d, n in enumerate(base.lengths)],
+            [1 if d == dim else n for d, n in enumerate(piece.lengths)],
         )
     )
+    shape.insert(0, base.features)
     shape[dim + 1] = length
+    if math.prod(shape[1:]) > LARGE and place.step == 1:
+        # Three parts, and none of them put together.
+        ends = [(base, 0, place.start), (piece, 0, len(place)), (base, place.stop, length)]
+        return joined(dim, [(crop(item, dim, slice(i, j, 1)), j - i) for item, i, j in ends if i < j])
     affordable(shape[1:])
     data = base.data.expand(shape).clone()
     region = (slice(None),) * (dim + 1) + (slice(place.start, place.stop, place.step),)
