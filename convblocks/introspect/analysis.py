@@ -43,6 +43,7 @@ class Grown:
     fields: dict[tuple[Identity, int | None], AxisField | None] = field(
         default_factory=dict[tuple[Identity, int | None], AxisField | None]
     )
+    scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
 
     def cut(self, count: int) -> None:
         """Forget all but the first `count` nodes."""
@@ -231,7 +232,7 @@ class Analysis:
                 return AxisField(None), tuple(sorted(reasons)), gated
             alone = runs[0].like or runs[0]
             labels = alone.labels.labels[value]
-            if self._attends and not labels.pooled and of_two_places(labels, alone.length):
+            if self._attends and not labels.pooled and self._of_two_places(alone, labels):
                 return AxisField(None), (TWO_PLACES,), gated
             found = [self._seen(run, value) for run in runs]
             if found[0] is not None and all(other == found[0] for other in found):
@@ -240,6 +241,11 @@ class Analysis:
                 # What holds at the original size says no more of what has gathered too much.
                 return AxisField(None, pooled=True), parts, not parts
         return self._native_field(axis, value)
+
+    def _of_two_places(self, run: Grown, labels: Labels) -> bool:
+        if labels.identity not in run.scores:
+            run.scores[labels.identity] = of_two_places(labels, run.length)
+        return run.scores[labels.identity]
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:
         """The field of a value in one run; a convolution, its norm and its activation share their labels."""

@@ -142,6 +142,8 @@ def _widths(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
 
 
 def _half_indented(cell: str) -> str:
+    if not cell.startswith(" "):
+        return cell
     text = cell.lstrip()
     return " " * ((len(cell) - len(text)) // 2) + text
 
