@@ -36,6 +36,9 @@ from convblocks.introspect.arrays import (
 MOST_TERMS = 8
 """Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
 
+FEW = 2**16
+"""Elements of rows merged with other rows that are put together at once: every array is kept."""
+
 MOST_PIECES = 16
 """Pieces of the largest array that is gone through in pieces."""
 
@@ -223,7 +226,13 @@ class Labels:
             yield from self.merged.source.slices()
         elif self.terms:
             if math.prod(lengths) > MOST_PIECES * arrays.LARGEST:
-                raise TooLarge(lengths)
+                first, *others = self.terms
+                for other in others:
+                    first = _by_rows(first, other, arrays.LARGEST)
+                    if first is None:
+                        raise TooLarge(lengths)
+                yield from first.slices()
+                return
             dim = max(range(len(lengths)), key=lengths.__getitem__)
             count = max(1, lengths[dim] * arrays.LARGEST // math.prod(lengths))
             for start in range(0, lengths[dim], count):
@@ -260,6 +269,10 @@ class Labels:
 
         Tokens beside the map are merged with them. None for a dimension of other elements.
         """
+        if self.terms:
+            rows = [term if term.length(dim) == 1 else term.least_of_middle(dim, share) for term in self.terms]
+            known = [term for term in rows if term is not None]
+            return reduce(_union_of_two, known) if len(known) == len(rows) else None
         if self.parts is not None and self.parts.dim == dim:
             found = [item.least_of_middle(dim, share) for item in self.parts.different]
             items = zip(found, self.parts.different, strict=True)
@@ -581,19 +594,19 @@ def _union_of_two(first: Labels, second: Labels) -> Labels:
     lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
     terms = (*(first.terms or (first,)), *(second.terms or (second,)))
     if lengths not in (first.lengths, second.lengths) or 2 < len(terms) <= MOST_TERMS:
-        few = _of_few_rows(first, second)
+        few = _by_rows(first, second, FEW)
         return few if few is not None else Labels(None, first.pooled, terms=terms)
     return _together(first, second)
 
 
-def _of_few_rows(first: Labels, second: Labels) -> Labels | None:
-    """Rows of places with others, put together where that is no large array."""
+def _by_rows(first: Labels, second: Labels, most: int) -> Labels | None:
+    """Rows of places with others, put together where that gives no more elements."""
     some = first.merged is not None or second.merged is not None
     finer = _finer(first, second) if some and not first.terms and not second.terms else None
     if finer is None:
         return None
     a, b = _refined(first, finer), _refined(second, finer)
-    if math.prod([max(n, m) for n, m in zip(a.lengths, b.lengths, strict=True)]) > arrays.LARGEST:
+    if math.prod([max(n, m) for n, m in zip(a.lengths, b.lengths, strict=True)]) > most:
         return None
     return _coarser(_together(a, b), finer)
 
