@@ -94,6 +94,9 @@ def measure(name: str, option: dict[str, int], known: dict[str, Any]) -> dict[st
         record |= costs(name)
     if record["convolutional"] and known.get("gradient") is not None:
         record |= {key: known[key] for key in ("gradient", "gradient_seconds")}
+    elif record["convolutional"] and known.get("status") == "not compared":
+        # What did not fit the limits does not fit them now; `--retry` tries.
+        record["why"] = known["why"]
     elif record["convolutional"]:
         start = time.process_time()
         try:
@@ -179,7 +182,10 @@ def sweep(
         key = name if stride is None else f"{name}@{stride}"
         if time.monotonic() < until:
             about = {"file": file_of(name), "commit": code}
-            done[key] = limited(function, name, option, before.get(key, {}), limits) | about
+            known = before.get(key, {})
+            if retry and known.get("status") in ("not compared", "error"):
+                known = {}
+            done[key] = limited(function, name, option, known, limits) | about
             with alone():
                 records = json.loads(path.read_text())["records"] if path.exists() else {}
                 records[key] = done[key]
