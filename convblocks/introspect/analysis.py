@@ -16,7 +16,6 @@ from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import Reach, agreement, follows_size, grown_length, reach, settled
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
-from convblocks.introspect.operations import ATTENTION
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
@@ -95,7 +94,7 @@ class Analysis:
     @cached_property
     def _attends(self) -> bool:
         """Whether places of the network read one another by an attention."""
-        return any(node.op in ATTENTION for node in self.native.nodes)
+        return self.native.attends()
 
     @cached_property
     def _alike(self) -> bool:
@@ -118,7 +117,6 @@ class Analysis:
 
     @on_cpu
     def _grow(self) -> None:
-        estimates = {axis: self.reach(axis) for axis in self.axes}
         factor, before = 2, None
         while True:
             lengths = {axis: self._enlarged(axis, factor) for axis in self.axes}
@@ -136,7 +134,8 @@ class Analysis:
         crossed = any(run.policy.crosses for run in grown.values())
         if crossed or follows_size(self.native, some.graph, some.agreed):
             larger = {
-                axis: grown_length(self.length(axis), lengths[axis] + 1, estimates[axis].multiple) for axis in self.axes
+                axis: grown_length(self.length(axis), lengths[axis] + 1, self.reach(axis).multiple)
+                for axis in self.axes
             }
             again = self.run(larger)
             agreed = some.agreed
@@ -185,18 +184,15 @@ class Analysis:
 
     def _too_small(self, grown: Grown) -> frozenset[int]:
         """Values of which some unit sees too much of the input to tell its field."""
-        alone = grown if grown.like is None else grown.like
-        return self._seeing(alone, alone.length)
-
-    def _seeing(self, grown: Grown, length: int) -> frozenset[int]:
-        """Values of which some unit sees more than half of so many positions."""
+        if grown.like is not None:
+            return self._too_small(grown.like)
         seen: dict[Identity, bool] = {}
         found: set[int] = set()
         for value, labels in grown.labels.labels.items():
             if labels.pooled or value in grown.labels.unknown:
                 continue
             if labels.identity not in seen:
-                seen[labels.identity] = shows_all(labels, length)
+                seen[labels.identity] = shows_all(labels, grown.length)
             if seen[labels.identity]:
                 found.add(value)
         return frozenset(found)

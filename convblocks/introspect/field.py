@@ -127,7 +127,9 @@ def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
         return False
     hull = labels.least([parts.dim])
     travel = max((_travel(hull, dim) for dim, length in enumerate(hull.lengths) if length > 1), default=0)
-    firsts = [array[0] for array in labels.slices()]
+    firsts = [array[0] for array in labels.slices() if array.numel()]
+    if not firsts:
+        return False
     # What depends on nothing is no place.
     last = max(int(first.masked_fill(first == NOTHING, -NOTHING).max()) for first in firsts)
     return 2 * travel < last - min(int(first.min()) for first in firsts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.operations import bind
+from convblocks.introspect.operations import ATTENTION, bind
 
 
 @dataclass(slots=True)
@@ -84,6 +84,10 @@ class Graph:
     """Values that a caller can read: the outputs, what else a returned object holds, and what a module has kept."""
     error: Exception | None = None
     error_at: str = ""
+
+    def attends(self) -> bool:
+        """Whether places read one another by an attention."""
+        return any(node.op in ATTENTION for node in self.nodes)
 
     def where(self, node: Node) -> str:
         """The dotted name of the module the node ran in, "" for the network itself."""

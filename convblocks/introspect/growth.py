@@ -47,7 +47,7 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     source = graph.inputs[axis.input]
     length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
     # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
-    attends = any(node.op in ATTENTION for node in graph.nodes)
+    attends = graph.attends()
     multiple = 1
     sizes, jumps = {source: 1}, {source: 1}
     scores: set[int] = set()

@@ -13,7 +13,7 @@ from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: igno
 from convblocks.introspect.arrays import NOTHING, TooLarge, extent, interval
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import Labels
-from convblocks.introspect.operations import ATTENTION, is_pointwise, results_of
+from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.rules.pointwise import pointwise
@@ -176,7 +176,7 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     )
     # Where there is no attention every layer sees more than the one before it.
     repeats = None
-    if isinstance(policy, Local) and any(node.op in ATTENTION for node in graph.nodes):
+    if isinstance(policy, Local) and graph.attends():
         repeats = Repeats(graph, policy.native_shapes), policy
     for number, node in enumerate(graph.nodes):
         _step(graph, node, number, policy, done, repeats)
