@@ -58,6 +58,9 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
     far. Over the others (channels of different fields) the hull is taken, but not over places of other dimensions:
     windows, and the places within them.
     """
+    if 0 in labels.lengths:
+        # No units at all.
+        labels = labels.blank(labels.ndim)
     parts = labels.parts
     if parts is not None:
         if not _joins_places(labels, parts, prefer):

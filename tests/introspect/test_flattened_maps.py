@@ -183,6 +183,13 @@ def test_tokens_are_units_as_far_apart_as_their_patches() -> None:
     assert patch.interval(0, 3, 5) == ((12, 15), (20, 23))
 
 
+def test_along_a_dimension_without_elements_nothing_is_seen() -> None:
+    """Its labels, in one piece or in parts, ended the answer with an error of torch."""
+    for network in (lambda x: x[..., :0] * 2, lambda x: torch.cat((x[:, :1, :, :0], 2 * x[:, 1:, :, :0]), 1)):
+        field = receptive_field(network, (3, 8, 8))
+        assert (field.size[1], field.at_most[1], field.unknown) == (0, 0, ())
+
+
 @pytest.mark.parametrize("place", [0, 1, 20, 111])
 def test_the_interval_of_a_token_is_that_of_its_place(place: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2))
