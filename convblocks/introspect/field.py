@@ -161,6 +161,12 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     """
     if labels is None:
         return AxisField(0, empty=True)
+    if labels.pooled and labels.parts is not None and _joins_places(labels, labels.parts, None):
+        # What has no position need not be put in a row.
+        found = [axis_field(part, length, prefer, margin) for part in labels.parts.different]
+        if any(item is None for item in found):
+            return None
+        return max((item for item in found if item is not None), key=lambda item: item.size or 0)
     if labels.pooled:
         lo, hi, *_ = units_of(labels)
         filled = hi >= lo

@@ -31,15 +31,15 @@ VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbm
 
 
 class Reach(NamedTuple):
-    """An upper estimate of the field of the units of every value, and a common multiple of the strides."""
+    """Upper estimates of fields, and a common multiple of the strides.
+
+    `sizes` holds for every value the field of its units by the convolutions and poolings of a path; `total` is the
+    largest of all, with windows within which places attend to one another.
+    """
 
     sizes: dict[int, int]
+    total: int
     multiple: int
-
-    @property
-    def total(self) -> int:
-        """The largest of all."""
-        return max(self.sizes.values())
 
 
 def reach(graph: Graph, axis: Axis) -> Reach:
@@ -49,23 +49,30 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
     attends = graph.attends()
     multiple = 1
-    sizes, jumps = {source: 1}, {source: 1}
+    sizes, widths, jumps = {source: 1}, {source: 1}, {source: 1}
     scores: set[int] = set()
     for node in graph.nodes:
         operands = [value for value in refs_of(node) if value in jumps]
         jump = max((jumps[value] for value in operands), default=1)
         size = max((sizes[value] for value in operands), default=1)
-        if node.op in ATTENTION or any(value in scores for value in operands):
-            # What an attention gathers is cut as a gate; what it gathers from adds nothing to the field.
+        width = max((widths[value] for value in operands), default=1)
+        if attends and (node.op in ATTENTION or any(value in scores for value in operands)):
+            # What an attention gathers of the whole map is cut as a gate; what it gathers from adds nothing to the field.
             if node.op in MATRIX_PRODUCTS or node.op in FUSED_ATTENTION:
+                window = _window(graph, node, (length // jump) ** (rank - 2))
                 size = 1
+                if window is None:
+                    width = jump = 1
+                else:
+                    width += math.ceil(window ** (1 / (rank - 2))) * jump
             else:
                 scores.update(node.outputs)
         for offset, kernel, dilation, stride in _windows(graph, node):
             operand: Ref = node.args[0]
             shape = graph.shapes[operand.value]
             if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
-                size += math.ceil((kernel - 1) * dilation * length / shape[offset])
+                more = math.ceil((kernel - 1) * dilation * length / shape[offset])
+                size, width = size + more, width + more
                 out = graph.shapes[node.outputs[0]][offset]
                 if out > shape[offset]:
                     jump = max(1, jump // round(out / shape[offset]))
@@ -74,9 +81,16 @@ def reach(graph: Graph, axis: Axis) -> Reach:
                     while attends and jump % 2 == 0 and jump > max(stride, 1.5 * length / out):
                         jump //= 2
         multiple = math.lcm(multiple, jump) if math.lcm(multiple, jump) <= 4096 else multiple
-        jumps.update(dict.fromkeys(node.outputs, jump))
-        sizes.update(dict.fromkeys(node.outputs, size))
-    return Reach(sizes, multiple)
+        for value in node.outputs:
+            jumps[value], sizes[value], widths[value] = jump, size, width
+    return Reach(sizes, max(widths.values()), multiple)
+
+
+def _window(graph: Graph, node: Node, places: int) -> int | None:
+    """How many of so many places an attention gathers within windows; None for one of the whole map."""
+    pair = node.operands[:2] if node.op in FUSED_ATTENTION else node.operands[-2:]
+    queries, keys = (graph.shapes[value][-2:-1] for value in pair)
+    return keys[0] if queries and keys and queries[0] < places else None
 
 
 def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:

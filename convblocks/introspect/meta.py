@@ -29,6 +29,8 @@ def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
 SINGLE = (torch.float32, torch.float64)
 """Types of which statistics are of the same type; those of shorter ones are in single precision."""
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -38,20 +40,28 @@ def _plain(x: Tensor) -> bool:
     return x.is_floating_point() and x.is_contiguous() and (wide is None or not x.is_contiguous(memory_format=wide))
 
 
+def _rows(x: Tensor) -> bool:
+    """Whether strides are those of a contiguous tensor, those along dimensions of length 1 included."""
+    return x.stride() == torch.empty(x.shape, device="meta").stride()
+
+
 def _channels_first(x: Tensor) -> bool:
     """Whether strides are not those of any tensor with its channels last; one of these makes a concatenation such."""
     return x.dim() not in FORMATS or x.stride(-1) < x.stride(1) * x.shape[1]
 
 
 def _like(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
-    if not x.is_floating_point():
-        return None
+    return _of_type(x, x.dtype) if x.is_floating_point() else None
+
+
+def _of_type(x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A result that lies in memory as `x` does, but for gaps."""
     if x.is_contiguous():
-        return _empty(x, x.shape)
+        return torch.empty(x.shape, dtype=dtype, device="meta")
     if _channels_last(x):
-        return torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=torch.channels_last)
+        return torch.empty(x.shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
     strides = _dense(x)
-    return None if strides is None else torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
+    return None if strides is None else torch.empty_strided(x.shape, strides, dtype=dtype, device="meta")
 
 
 def _dense(x: Tensor) -> list[int] | None:
@@ -111,10 +121,34 @@ def _covers(x: Tensor, y: Tensor) -> bool:
 
 def _both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     if not isinstance(y, Tensor):
+        if type(y) is float and x.dtype in INTEGERS:
+            return _of_type(x, torch.get_default_dtype())
         return _like(x) if type(y) in (int, float) else None
     if _alike(x, y) or _within(y, x) or _covers(x, y):
         return _like(x)
-    return _like(y) if _within(x, y) else None
+    return _like(y) if _within(x, y) else _outer(x, y)
+
+
+def _outer(x: Tensor, y: Tensor) -> Tensor | None:
+    """A column with a row."""
+    fits = x.dim() == y.dim() == 2 and x.shape[1] == y.shape[0] == 1 and x.dtype == y.dtype
+    fits = fits and x.is_floating_point() and x.is_contiguous() and y.is_contiguous()
+    return _empty(x, (x.shape[0], y.shape[1])) if fits and x.numel() and y.numel() else None
+
+
+def _added(x: Tensor, y: Tensor, z: Tensor, *, value: Any = 1) -> Tensor | None:
+    """A sum with a product of two."""
+    fits = type(value) in (int, float) and all(_alike(item, z) or _within(item, z) for item in (x, y))
+    return _like(z) if fits and z.is_contiguous() else None
+
+
+def _indexed(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows picked by one tensor of their numbers."""
+    if len(indices) != 1 or indices[0] is None or indices[0].dtype not in (torch.int32, torch.int64):
+        return None
+    places = indices[0]
+    fits = places.is_meta and places.is_contiguous() and _rows(x) and x.dim() > 0 and x.numel() and places.numel()
+    return _empty(x, (*places.shape, *x.shape[1:])) if fits else None
 
 
 def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
@@ -166,7 +200,7 @@ def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 def _resized(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
     fits = x.dim() == 4 and len(size) == 2 and min(size) > 0 and 0 not in x.shape
-    return _empty(x, (*x.shape[:2], *size)) if fits and _plain(x) else None
+    return _empty(x, (*x.shape[:2], *size)) if fits and x.is_floating_point() and (_plain(x) or _rows(x)) else None
 
 
 def _vector_norm(
@@ -376,6 +410,8 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.div.Tensor_mode: _divided,
     aten.pow.Tensor_Scalar: _both,
     aten.mul.Scalar: _both,
+    aten.addcmul.default: _added,
+    aten.index.Tensor: _indexed,
     aten.maximum.default: _both,
     aten.minimum.default: _both,
     aten._softmax.default: _softmax,

@@ -90,6 +90,46 @@ def test_more_of_two_operands(layout: str) -> None:
         same(aten.minimum.default, x, second)
 
 
+PAIRS = [
+    (tensor(6, 1), tensor(1, 8)),
+    (tensor(1, 8), tensor(6, 1)),
+    (tensor(6, 1), tensor(1, 8, dtype=torch.float64)),
+    (tensor(6, 1), tensor(8, 1).t()),
+    (tensor(12, 1)[::2], tensor(1, 8)),
+    (tensor(0, 1), tensor(1, 8)),
+    (tensor(1, 1), tensor(1, 1)),
+    (tensor(2, 6, 1), tensor(1, 8)),
+    (tensor(6, 1, dtype=torch.int64), tensor(1, 8, dtype=torch.int64)),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_a_column_with_a_row(name: str, pair: tuple[Tensor, Tensor]) -> None:
+    same(getattr(aten, name).Tensor, *pair)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_with_a_product(layout: str) -> None:
+    x = LAYOUTS[layout]
+    for first in LAYOUTS.values():
+        same(aten.addcmul.default, first, x, x)
+        same(aten.addcmul.default, first, first, x)
+        same(aten.addcmul.default, first, x, first)
+    same(aten.addcmul.default, x, x, x, value=2)
+    same(aten.addcmul.default, x, x, x.double())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_picked_by_number(layout: str) -> None:
+    x = LAYOUTS[layout]
+    indices = [tensor(*shape, dtype=torch.int64) for shape in ((3, 5), (1,), (), (0,), (2, 3, 4))]
+    for places in (*indices, indices[0].int(), indices[0].t(), indices[0].float(), indices[0].bool()):
+        same(aten.index.Tensor, x, [places])
+        same(aten.index.Tensor, x, [None, places])
+        same(aten.index.Tensor, x, [places, places])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_softmax(layout: str) -> None:
     for dim in (0, -1, 1, 4):
@@ -129,6 +169,7 @@ def test_copies(layout: str) -> None:
     for mode in ("floor", "trunc", None):
         same(aten.div.Tensor_mode, x, torch.empty((), device="meta"), rounding_mode=mode)
         same(aten.div.Tensor_mode, x, 2, rounding_mode=mode)
+        same(aten.div.Tensor_mode, x, 2.0, rounding_mode=mode)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -303,6 +344,8 @@ def test_every_shortcut_is_tested() -> None:
         aten.neg.default,
         aten.pow.Tensor_Scalar,
         aten.mul.Scalar,
+        aten.addcmul.default,
+        aten.index.Tensor,
         aten.maximum.default,
         aten.minimum.default,
         aten._softmax.default,
