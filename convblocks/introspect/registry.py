@@ -162,14 +162,15 @@ class Call:
         self, labels: Labels, dim: int, length: int, out: int, kernel: int, stride: int, padding: int, dilation: int
     ) -> Labels:
         """Slide the window of a convolution or a pooling along dimension `dim` of true length `length`."""
-        if kernel == stride == 1 and not padding:
+        if kernel == stride == 1 and not padding and out == length:
             return labels
         shape = out, kernel, stride, padding, dilation
         if labels.parts is not None and labels.parts.dim != dim:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
             return self.window(labels, dim, length, window_taps(length, *shape))
-        self._cross(labels, dim)
+        if kernel > 1:
+            self._cross(labels, dim)
         after = labels.along(dim, lambda data, axis: slide(data, axis - 1, *shape))
         return after if out > 1 else self.policy.gathered(self, labels, after, [dim])
 
