@@ -126,7 +126,9 @@ class Analysis:
                 # What sees both ends of any input, as the border does under circular padding, is left as it is.
                 lengths, grown, _ = before
                 break
-            if not any(small) or max(lengths.values()) * 3 > LONGEST:
+            # Windows over places that go row by row see both ends of a row, however large the input is.
+            enough = [not found or grown[axis].policy.crosses for axis, found in zip(self.axes, small, strict=True)]
+            if all(enough) or max(lengths.values()) * 3 > LONGEST:
                 break
             factor, before = factor * 3, (lengths, grown, small)
         self._grown = {axis: [grown[axis]] for axis in self.axes}
