@@ -13,6 +13,7 @@ from typing import Any, cast
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.field import AxisField, units_of
+from convblocks.introspect.labels import least
 from convblocks.introspect.propagation import Axis
 
 
@@ -195,7 +196,7 @@ class ReceptiveField:
             at = labels.at(
                 [None if place is None else place % n for place, n in zip((None, *index), shape, strict=True)]
             )
-            lo, hi = cast("list[int]", at.least(range(at.ndim)).data.flatten().tolist())
+            lo, hi = cast("list[int]", least(at, range(at.ndim)).data.flatten().tolist())
             found.append((lo, -hi) if lo <= -hi else None)
         if reasons:
             raise ValueError(f"the interval is not known, but lies within {found}: {', '.join(sorted(reasons))}")

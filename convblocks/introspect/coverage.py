@@ -19,7 +19,7 @@ from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import units_of
 from convblocks.introspect.graph import Node
 from convblocks.introspect.growth import grown_length
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.labels import Concatenation, Labels
 from convblocks.introspect.propagation import Axis, find_rule, refs_of
 from convblocks.introspect.registry import Call, NoRule
 
@@ -193,8 +193,8 @@ def _selected(
 
 def _arrays(labels: Labels, mask: Tensor) -> Iterator[Tensor]:
     """The arrays that a mask selects from: the parts of a concatenation where it takes all of them alike."""
-    if labels.parts is not None and mask.shape[labels.parts.dim] == 1:
-        for part in {id(part): part for part, _ in labels.parts.items}.values():
+    if isinstance(labels, Concatenation) and mask.shape[labels.dim] == 1:
+        for part in labels.different:
             yield from _arrays(part, mask)
     else:
         yield labels.data[0]
@@ -208,7 +208,7 @@ def _lengths(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int) -> list[
         labels = runs[axis].labels.labels.get(value)
         if labels is not None:
             for dim, length in enumerate(labels.lengths):
-                if length > 1 and not (labels.parts is not None and labels.parts.dim == dim):
+                if length > 1 and not (isinstance(labels, Concatenation) and labels.dim == dim):
                     lengths[dim] = shape[dim]
     return lengths
 

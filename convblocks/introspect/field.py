@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convblocks.introspect.arrays import NOTHING, affordable
-from convblocks.introspect.labels import Joined, Labels
+from convblocks.introspect.labels import Concatenation, Flattened, Labels, least, slices
 
 MAX_PERIOD = 64
 
@@ -61,20 +61,19 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
     if 0 in labels.lengths:
         # No units at all.
         labels = labels.blank(labels.ndim)
-    parts = labels.parts
-    if parts is not None:
-        if not _joins_places(labels, parts, prefer):
-            return units_of(labels.least([parts.dim]), prefer)
-        only = _only_one(parts)
+    if isinstance(labels, Concatenation):
+        if not _joins_places(labels, prefer):
+            return units_of(least(labels, [labels.dim]), prefer)
+        only = _only_one(labels)
         if only is not None:
             found = units_of(only[0], prefer)
-            return found._replace(first=only[1] + found.first) if found.dim == parts.dim else found
-    if labels.merged is not None:
-        source, shape, groups = labels.merged
+            return found._replace(first=only[1] + found.first) if found.dim == labels.dim else found
+    if isinstance(labels, Flattened):
+        shape, groups = labels.shape, labels.groups
         finer = None if prefer is None else groups[prefer][0] if len(groups[prefer]) == 1 else None
-        units = units_of(source, finer)
+        units = units_of(labels.source, finer)
         dim = next((dim for dim, group in enumerate(groups) if units.dim in group), None)
-        if units.dim is not None and dim is not None and labels.merged.by_rows():
+        if units.dim is not None and dim is not None and labels.by_rows():
             return units._replace(dim=dim, step=math.prod(shape[units.dim + 1 : groups[dim][-1] + 1]))
         if units.dim is None:
             return units
@@ -92,10 +91,10 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
         dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
     others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
     if others:
-        flat = labels.least([d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
+        flat = least(labels, [d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
         order = flat[0].argsort(stable=True)
         return Units(flat[0][order], -flat[1][order], None)
-    flat = labels.least([d for d in varying if d != dim]).data.reshape(2, -1)
+    flat = least(labels, [d for d in varying if d != dim]).data.reshape(2, -1)
     return Units(flat[0], -flat[1], dim)
 
 
@@ -110,27 +109,27 @@ def _is_place(labels: Labels, dim: int) -> bool:
     return bool(moved[0].any()) and 2 * int((moved[0] == -moved[1]).sum()) > moved[0].numel()
 
 
-def _only_one(parts: Joined) -> tuple[Labels, int] | None:
+def _only_one(parts: Concatenation) -> tuple[Labels, int] | None:
     """The one part of a concatenation that depends on anything, and its place: beside it stand tokens of a class."""
     found: list[tuple[Labels, int]] = []
     place = 0
     for item, length in parts.items:
-        if any(bool((data[0] < NOTHING).any()) for data in item.slices()):
+        if any(bool((data[0] < NOTHING).any()) for data in slices(item)):
             found.append((item, place))
         place += length
     return found[0] if len(found) == 1 else None
 
 
-def _joins_places(labels: Labels, parts: Joined, prefer: int | None) -> bool:
+def _joins_places(labels: Concatenation, prefer: int | None) -> bool:
     """Whether it is places along the axis that a concatenation has put one after the other, and not channels.
 
     Merged along its dimension, places no longer travel along the input.
     """
-    if prefer is not None and parts.dim != prefer and labels.length(prefer) > 1:
+    if prefer is not None and labels.dim != prefer and labels.length(prefer) > 1:
         return False
-    hull = labels.least([parts.dim])
+    hull = least(labels, [labels.dim])
     travel = max((_travel(hull, dim) for dim, length in enumerate(hull.lengths) if length > 1), default=0)
-    firsts = [array[0] for array in labels.slices() if array.numel()]
+    firsts = [array[0] for array in slices(labels) if array.numel()]
     if not firsts:
         return False
     # What depends on nothing is no place.
@@ -161,9 +160,9 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     """
     if labels is None:
         return AxisField(0, empty=True)
-    if labels.pooled and labels.parts is not None and _joins_places(labels, labels.parts, None):
+    if labels.pooled and isinstance(labels, Concatenation) and _joins_places(labels, None):
         # What has no position need not be put in a row.
-        found = [axis_field(part, length, prefer, margin) for part in labels.parts.different]
+        found = [axis_field(part, length, prefer, margin) for part in labels.different]
         if any(item is None for item in found):
             return None
         return max((item for item in found if item is not None), key=lambda item: item.size or 0)
@@ -268,10 +267,10 @@ def shows_all(labels: Labels, length: int) -> bool:
     Units near the border are left out where the others travel along the input: under circular padding those see both of
     its ends, however large it is.
     """
-    if labels.parts is not None:
-        return any(shows_all(part, length) for part in labels.parts.different)
-    if labels.merged is not None:
-        return shows_all(labels.merged.source, length)
+    if isinstance(labels, Concatenation):
+        return any(shows_all(part, length) for part in labels.different)
+    if isinstance(labels, Flattened):
+        return shows_all(labels.source, length)
     along = _wide(labels, length)
     if along is None or len(along) > 1:
         return False
@@ -284,10 +283,10 @@ def shows_all(labels: Labels, length: int) -> bool:
 
 def of_two_places(labels: Labels, length: int) -> bool:
     """Whether every element belongs to two places, as the scores of an attention do: some of them far apart."""
-    if labels.parts is not None:
-        return any(of_two_places(part, length) for part in labels.parts.different)
-    if labels.merged is not None:
-        return of_two_places(labels.merged.source, length)
+    if isinstance(labels, Concatenation):
+        return any(of_two_places(part, length) for part in labels.different)
+    if isinstance(labels, Flattened):
+        return of_two_places(labels.source, length)
     return len(_wide(labels, length) or ()) > 1
 
 

@@ -57,7 +57,8 @@ def reach(graph: Graph, axis: Axis) -> Reach:
         size = max((sizes[value] for value in operands), default=1)
         width = max((widths[value] for value in operands), default=1)
         if attends and (node.op in ATTENTION or any(value in scores for value in operands)):
-            # What an attention gathers of the whole map is cut as a gate; what it gathers from adds nothing to the field.
+            # What an attention gathers of the whole map is cut as a gate, and what it gathers from adds nothing to the
+            # field.
             if node.op in MATRIX_PRODUCTS or node.op in FUSED_ATTENTION:
                 window = _window(graph, node, (length // jump) ** (rank - 2))
                 size = 1

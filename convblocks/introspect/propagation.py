@@ -12,7 +12,7 @@ from torch import Tensor
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
 from convblocks.introspect.arrays import NOTHING, TooLarge, extent, interval
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import Labels
+from convblocks.introspect.labels import Concatenation, Flattened, Labels, least_of_middle, least_of_run, slices
 from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.repeats import Repeats
@@ -97,14 +97,14 @@ class Local:
         return self.middle(call, before, [dim])
 
     def _longest(self, labels: Labels) -> int:
-        return max((int(extent(data).max()) for data in labels.slices() if data.numel()), default=0)
+        return max((int(extent(data).max()) for data in slices(labels) if data.numel()), default=0)
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
         for dim in dims:
-            rows = before.least_of_middle(dim, self.share)
+            rows = least_of_middle(before, dim, self.share)
             count = self._native_length(call, before, dim) if rows is None else 0
-            before = rows or before.least_of_run(dim, (before.length(dim) - count) // 2, count)
+            before = rows or least_of_run(before, dim, (before.length(dim) - count) // 2, count)
         return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
@@ -118,10 +118,10 @@ class Local:
         if 0 < 1 - lo - negative_hi <= self.half:
             return False
         # What merges with others depends on no less.
-        if any(int(extent(data).min()) > self.half for term in labels.terms for data in term.slices()):
+        if any(int(extent(data).min()) > self.half for term in labels.terms for data in slices(term)):
             return True
         some = False
-        for part in labels.slices():
+        for part in slices(labels):
             size = extent(part)
             if bool(((size > 0) & (size <= self.half)).any()):
                 return False
@@ -130,7 +130,7 @@ class Local:
 
     def _moves(self, labels: Labels) -> bool:
         """Whether what the elements gather begins or ends at other places, by more than windows and borders do."""
-        ends = torch.cat([data.flatten(1) for data in labels.slices()], 1)
+        ends = torch.cat([data.flatten(1) for data in slices(labels)], 1)
         filled = extent(ends) > 0
         # To pick some takes ten times as long as to look at all.
         ends = ends if bool(filled.all()) else ends[:, filled]
@@ -260,11 +260,11 @@ def _fits(lengths: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _leaves(labels: Labels) -> Iterator[Tensor]:
-    if labels.parts is not None:
-        for part in labels.parts.different:
+    if isinstance(labels, Concatenation):
+        for part in labels.different:
             yield from _leaves(part)
-    elif labels.merged is not None:
-        yield from _leaves(labels.merged.source)
+    elif isinstance(labels, Flattened):
+        yield from _leaves(labels.source)
     elif labels.terms:
         for term in labels.terms:
             yield from _leaves(term)

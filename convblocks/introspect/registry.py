@@ -12,7 +12,7 @@ from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.arrays import NOTHING, affordable
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import Labels, union
+from convblocks.introspect.labels import Concatenation, Flattened, Labels, least, union
 from convblocks.introspect.sliding import gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
@@ -131,7 +131,7 @@ class Call:
     def reduce(self, labels: Labels, dims: Sequence[int]) -> Labels:
         """Gather the dimensions `dims` of a tensor; they stay, with length 1."""
         dims = [dim % labels.ndim for dim in dims]
-        if labels.parts is not None and labels.parts.dim not in dims:
+        if isinstance(labels, Concatenation) and labels.dim not in dims:
             return labels.per_part(lambda part: self.reduce(part, dims))
         if any(labels.length(dim) == 0 for dim in dims):
             # A sum over nothing; other dimensions may be empty still.
@@ -140,7 +140,7 @@ class Call:
         varying = [dim for dim in dims if labels.length(dim) > 1]
         if not varying:
             return labels
-        return self.policy.gathered(self, labels, labels.least(varying), varying)
+        return self.policy.gathered(self, labels, least(labels, varying), varying)
 
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
@@ -150,7 +150,7 @@ class Call:
         """Every element takes the labels of those before it along `dim`, or of those after it: a running sum."""
         if labels.length(dim) == 1:
             return labels
-        if labels.parts is not None and labels.parts.dim != dim:
+        if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.scan(part, dim, backwards=backwards))
 
         def running(data: Tensor, axis: int) -> Tensor:
@@ -165,7 +165,7 @@ class Call:
         if kernel == stride == 1 and not padding and out == length:
             return labels
         shape = out, kernel, stride, padding, dilation
-        if labels.parts is not None and labels.parts.dim != dim:
+        if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
             return self.window(labels, dim, length, window_taps(length, *shape))
@@ -176,7 +176,7 @@ class Call:
 
     def window(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
         """Slide a window, given by its table of taps, along dimension `dim` of true length `length`."""
-        if labels.parts is not None and labels.parts.dim != dim:
+        if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.window(part, dim, length, taps))
         if labels.length(dim) == 1:
             if length == 1 or not self._leaves_gaps(taps, length):
@@ -192,7 +192,7 @@ class Call:
         return self._gather(labels, dim, length, taps)
 
     def _cross(self, labels: Labels, dim: int) -> None:
-        if labels.merged is not None and len(labels.merged.groups[dim]) > 1:
+        if isinstance(labels, Flattened) and len(labels.groups[dim]) > 1:
             self.policy.crossed()
 
     def _gather(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:

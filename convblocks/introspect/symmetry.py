@@ -13,7 +13,7 @@ import torch
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import Joined, Labels
+from convblocks.introspect.labels import Concatenation, Labels
 from convblocks.introspect.operations import is_pointwise
 from convblocks.introspect.registry import RULES
 from convblocks.introspect.rules.pointwise import elementwise
@@ -116,10 +116,9 @@ def mirrored(labels: Labels, done: dict[int, Labels]) -> Labels:
     """Labels of a map with its height and width exchanged; `done` keeps them by the identity of what was given."""
     found = done.get(id(labels))
     if found is None:
-        parts = labels.parts
-        if parts is not None and parts.dim < labels.ndim - 2:
-            items = [(mirrored(item, done), length) for item, length in parts.items]
-            found = Labels(None, labels.pooled, parts=Joined(parts.dim, items))
+        if isinstance(labels, Concatenation) and labels.dim < labels.ndim - 2:
+            items = [(mirrored(item, done), length) for item, length in labels.items]
+            found = Concatenation(labels.dim, items, labels.pooled)
         elif labels.lengths[-2:] == [1, 1]:
             found = labels
         else:

@@ -110,7 +110,7 @@ def _overlap(analysis: Analysis, axis: Axis, field: ReceptiveField) -> tuple[int
     before = max(0, math.ceil(float((own - lo[places]).max())))
     after = max(0, math.ceil(float((hi[places] + 1 - own - local.jump).max())))
     pattern = local.jump * local.period
-    _, strides = reach(analysis.native, axis)
+    strides = reach(analysis.native, axis).multiple
     multiple = math.lcm(strides, int(pattern)) if pattern == int(pattern) else strides * int(local.period)
     return before, after, multiple, local.jump
 

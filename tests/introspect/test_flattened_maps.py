@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convblocks import receptive_field
 from convblocks.introspect.answers import Field
 from convblocks.introspect.arrays import NOTHING, common, shared
-from convblocks.introspect.labels import Labels, joined, union
+from convblocks.introspect.labels import Flattened, Labels, joined, least, least_of_run, reshaped, slices, union
 from convblocks.introspect.rules.parts import crop
 
 lengths = st.sampled_from([1, 2, 3, 4, 6])
@@ -71,7 +71,7 @@ def step(data: st.DataObject, labels: Labels, shape: tuple[int, ...], array: Ten
     )
     if name == "view":
         new = some_shape(data, math.prod(shape))
-        return labels.reshaped(shape, new), array.reshape(2, *new)
+        return reshaped(labels, shape, new), array.reshape(2, *new)
     if name == "permute":
         order = data.draw(st.permutations(range(ndim)))
         return labels.permuted(order), array.permute(0, *(d + 1 for d in order))
@@ -86,7 +86,7 @@ def step(data: st.DataObject, labels: Labels, shape: tuple[int, ...], array: Ten
         return (found.without([dim]), array.select(dim + 1, place)) if ndim > 1 else (found, array.narrow(1, place, 1))
     if name == "least":
         dims = data.draw(st.lists(st.integers(0, ndim - 1), unique=True))
-        return labels.least(dims), array.amin([d + 1 for d in dims], keepdim=True) if dims else array
+        return least(labels, dims), array.amin([d + 1 for d in dims], keepdim=True) if dims else array
     if name == "unsqueeze":
         return labels.unsqueezed([dim]), array.unsqueeze(dim + 1)
     if name == "flip":
@@ -95,7 +95,7 @@ def step(data: st.DataObject, labels: Labels, shape: tuple[int, ...], array: Ten
         return labels.tidied([dim]), array
     other = data.draw(some_labels(shape))
     other_shape = some_shape(data, math.prod(shape))
-    there = other.reshaped(shape, other_shape).reshaped(other_shape, shape)
+    there = reshaped(reshaped(other, shape, other_shape), other_shape, shape)
     merged = union((labels, there), ndim)
     assert merged is not None
     return merged, torch.minimum(array, full(other, shape))
@@ -111,7 +111,7 @@ def test_any_chain_of_views_and_merges_gives_what_full_arrays_give(data: st.Data
         shape = tuple(array.shape[1:])
         assert labels.lengths == [n if m > 1 else 1 for n, m in zip(shape, labels.lengths, strict=True)]
     assert torch.equal(full(labels, shape), array)
-    assert {tuple(element) for part in labels.slices() for element in part.flatten(1).T.tolist()} == {
+    assert {tuple(element) for part in slices(labels) for element in part.flatten(1).T.tolist()} == {
         tuple(element) for element in array.flatten(1).T.tolist()
     }
 
@@ -120,11 +120,11 @@ def test_any_chain_of_views_and_merges_gives_what_full_arrays_give(data: st.Data
 def test_a_run_of_places_is_merged_row_by_row(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(lengths, lengths, lengths, lengths))
     labels = data.draw(some_labels(shape))
-    flat = labels.reshaped(shape, (shape[0], math.prod(shape[1:])))
+    flat = reshaped(labels, shape, (shape[0], math.prod(shape[1:])))
     start = data.draw(st.integers(0, math.prod(shape[1:]) - 1))
     count = data.draw(st.integers(1, math.prod(shape[1:]) - start))
     array = full(labels, shape).flatten(2)[:, :, start : start + count].amin(2, keepdim=True)
-    assert torch.equal(full(flat.least_of_run(1, start, count), (shape[0], 1)), array)
+    assert torch.equal(full(least_of_run(flat, 1, start, count), (shape[0], 1)), array)
 
 
 @given(first=st.lists(lengths, max_size=5), data=st.data())
@@ -144,15 +144,15 @@ def test_the_common_shape_merges_to_both(first: list[int], data: st.DataObject) 
 
 def test_rows_of_a_flattened_map_are_not_put_together() -> None:
     """What makes a table of a transformer affordable: 48 rows, and not 2,304 places by 2,304."""
-    tokens = Labels(torch.arange(96, dtype=torch.int32).reshape(2, 1, 48, 1, 1)).reshaped((1, 48, 48, 8), (1, 2304, 8))
-    assert tokens.merged is not None
+    tokens = reshaped(Labels(torch.arange(96, dtype=torch.int32).reshape(2, 1, 48, 1, 1)), (1, 48, 48, 8), (1, 2304, 8))
+    assert isinstance(tokens, Flattened)
     assert tokens.lengths == [1, 2304, 1]
     scores = union((tokens, tokens.permuted([0, 2, 1])), 3)
     assert scores is not None
     assert scores.lengths == [1, 2304, 2304]
-    assert sum(part.numel() for part in scores.slices()) == 2 * 48 * 48
-    back = tokens.reshaped((1, 2304, 8), (1, 48, 48, 2, 4))
-    assert back.merged is None
+    assert sum(part.numel() for part in slices(scores)) == 2 * 48 * 48
+    back = reshaped(tokens, (1, 2304, 8), (1, 48, 48, 2, 4))
+    assert not isinstance(back, Flattened)
     assert back.lengths == [1, 48, 1, 1, 1]
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.field import MAX_PERIOD, _searched, _uniform, axis_field
-from convblocks.introspect.labels import MOST_TERMS, Labels, joined, union
+from convblocks.introspect.labels import Labels, joined, least, reshaped, slices, union
+from convblocks.introspect.labels.unions import MOST_TERMS
 from convblocks.introspect.sliding import gather, slide, window_taps
 
 small = st.integers(1, 5)
@@ -103,11 +104,11 @@ def test_rows_merged_with_columns_are_not_put_together() -> None:
     labels, array = outer()
     for dims in ([0], [1], [0, 1], []):
         expected = array.amin([dim + 1 for dim in dims], keepdim=True) if dims else array
-        assert torch.equal(labels.least(dims).data, expected)
+        assert torch.equal(least(labels, dims).data, expected)
     assert torch.equal(labels.at([2, None]).data, array[:, 2:3])
     assert torch.equal(labels.at([4, 3]).data, array[:, 4:, 3:4])
     cut = labels.narrow(1, 2, 3)
-    again = labels.reshaped((5, 7), (1, 5, 7))
+    again = reshaped(labels, (5, 7), (1, 5, 7))
     assert cut.terms
     assert again.terms
     assert torch.equal(cut.data, array[:, :, 2:5])
@@ -121,14 +122,14 @@ def test_rows_merged_with_columns_are_not_put_together() -> None:
 def test_what_is_not_put_together_is_gone_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convblocks.introspect.arrays.LARGEST", 12)
     labels, array = outer()
-    pieces = list(labels.slices())
+    pieces = list(slices(labels))
     assert len(pieces) == 4
     assert torch.equal(torch.cat(pieces, 2), array)
     with pytest.raises(TooLarge, match="5 x 7 elements"):
         _ = labels.data
-    monkeypatch.setattr("convblocks.introspect.labels.MOST_PIECES", 2)
+    monkeypatch.setattr("convblocks.introspect.labels.gathering.MOST_PIECES", 2)
     with pytest.raises(TooLarge, match="5 x 7 elements"):
-        next(labels.slices())
+        next(slices(labels))
 
 
 def test_a_minimum_of_many_terms_is_put_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convblocks.introspect.arrays import factors
+from convblocks.introspect.labels import Flattened, reshaped
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 
 
@@ -10,11 +11,13 @@ from convblocks.introspect.registry import Call, NoRule, Result, rule
 def view(call: Call) -> Result:
     """Elements keep their order."""
     labels, old, new = call.input, call.shape, call.out_shape()
-    if labels is None or labels.merged is not None or labels.parts is not None or labels.terms:
-        return labels and labels.reshaped(old, new)
+    if labels is None:
+        return None
+    if labels.is_apart or isinstance(labels, Flattened):
+        return reshaped(labels, old, new)
     # Rows and columns that have been one dimension, or windows and heads: along some of them nothing varies.
     cut = [dim for _, after in factors(old, new) if len(after) > 1 for dim in after]
-    done = labels.reshaped(old, new)
+    done = reshaped(labels, old, new)
     return done.tidied(cut) if any(done.length(dim) > 1 for dim in cut) else done
 
 
@@ -61,7 +64,7 @@ def unsqueeze(call: Call) -> Result:
 @rule("squeeze")
 def squeeze(call: Call) -> Result:
     """Dimensions of length 1 fewer."""
-    return call.input and call.input.reshaped(call.shape, call.out_shape())
+    return call.input and reshaped(call.input, call.shape, call.out_shape())
 
 
 @rule("expand")

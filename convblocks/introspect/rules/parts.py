@@ -9,7 +9,7 @@ import torch
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.arrays import NOTHING, nothing_like
-from convblocks.introspect.labels import Joined, Labels, joined
+from convblocks.introspect.labels import Concatenation, Labels, Minimum, joined
 from convblocks.introspect.registry import Call, Result, rule
 
 
@@ -17,14 +17,14 @@ def crop(labels: Labels, dim: int, index: slice) -> Labels:
     """A slice of one dimension."""
     if labels.length(dim) == 1 or (index.start == 0 and index.stop >= labels.length(dim) and index.step in (None, 1)):
         return labels
-    if labels.parts is not None and labels.parts.dim == dim and index.step in (None, 1):
-        return _crop_parts(labels.parts, index.start, index.stop)
-    if labels.terms:
+    if isinstance(labels, Concatenation) and labels.dim == dim and index.step in (None, 1):
+        return _crop_parts(labels, index.start, index.stop)
+    if isinstance(labels, Minimum) and labels.terms:
         return labels.per_term(lambda term: crop(term, dim, index))
     return labels.along(dim, lambda data, axis: data[(slice(None),) * axis + (index,)])
 
 
-def _crop_parts(parts: Joined, start: int, stop: int) -> Labels:
+def _crop_parts(parts: Concatenation, start: int, stop: int) -> Labels:
     kept: list[tuple[Labels, int]] = []
     position = 0
     for item, length in parts.items:
@@ -100,8 +100,8 @@ def join(parts: Sequence[tuple[Labels | None, int]], ndim: int, dim: int) -> Lab
     for part, length in parts:
         # A pooled part beside one that has a position is a gate: the local field leaves it out.
         kept = part if part is not None and part.pooled == pooled else blank
-        if kept.parts is not None and kept.parts.dim == dim:
-            items += kept.parts.items
+        if isinstance(kept, Concatenation) and kept.dim == dim:
+            items += kept.items
         else:
             items.append((kept, length))
     return joined(dim, items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from convblocks.introspect.labels import reshaped
 from convblocks.introspect.registry import Call, Result, rule
 
 
@@ -15,8 +16,8 @@ def pixel_shuffle(call: Call) -> Result:
         return None
     split_shape = (*lead, channels // r**2, r, r, height, width)
     n = len(lead) + 1
-    moved = labels.reshaped(call.shape, split_shape).permuted([*range(n), n + 2, n, n + 3, n + 1])
-    return moved.reshaped((*lead, channels // r**2, height, r, width, r), call.out_shape())
+    moved = reshaped(labels, call.shape, split_shape).permuted([*range(n), n + 2, n, n + 3, n + 1])
+    return reshaped(moved, (*lead, channels // r**2, height, r, width, r), call.out_shape())
 
 
 @rule("pixel_unshuffle")
@@ -27,8 +28,8 @@ def pixel_unshuffle(call: Call) -> Result:
         return None
     split_shape = (*lead, channels, height // r, r, width // r, r)
     n = len(lead) + 1
-    moved = labels.reshaped(call.shape, split_shape).permuted([*range(n), n + 1, n + 3, n, n + 2])
-    return moved.reshaped((*lead, channels, r, r, height // r, width // r), call.out_shape())
+    moved = reshaped(labels, call.shape, split_shape).permuted([*range(n), n + 1, n + 3, n, n + 2])
+    return reshaped(moved, (*lead, channels, r, r, height // r, width // r), call.out_shape())
 
 
 @rule("channel_shuffle")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import Labels, union
+from convblocks.introspect.labels import Concatenation, Labels, reshaped, union
 from convblocks.introspect.registry import Call, NoRule, Result, rule, spread
 from convblocks.introspect.rules import sparse
 from convblocks.introspect.sliding import gather, transposed_taps, window_taps
@@ -16,8 +16,8 @@ def mix_channels(call: Call, labels: Labels, dim: int, groups: int, out_channels
     channels = labels.length(dim)
     if channels == 1 or (groups == channels == out_channels):
         return labels
-    if groups == 1 and labels.parts is not None and labels.parts.dim == dim and not labels.pooled:
-        merged = union((part for part, _ in labels.parts.items), labels.ndim)
+    if groups == 1 and isinstance(labels, Concatenation) and labels.dim == dim and not labels.pooled:
+        merged = union(labels.different, labels.ndim)
         assert merged is not None
         # The parts may vary along the channels themselves.
         return mix_channels(call, merged, dim, groups, out_channels)
@@ -164,7 +164,7 @@ def unfold(call: Call) -> Result:
         sizes += [kernel, out]
     # (K, N, C, kh, oh, kw, ow) -> (K, N, C kh kw, oh ow)
     windows = labels.map(lambda _: data.permute(0, 1, 2, 3, 5, 4, 6))
-    return windows.reshaped((*shape[:2], sizes[0], sizes[2], sizes[1], sizes[3]), call.out_shape())
+    return reshaped(windows, (*shape[:2], sizes[0], sizes[2], sizes[1], sizes[3]), call.out_shape())
 
 
 @rule("col2im")
@@ -179,7 +179,7 @@ def fold(call: Call) -> Result:
         spread(call[key], 2) for key in ("kernel_size", "stride", "padding", "dilation")
     )
     counts = [(out[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
-    data = labels.reshaped(shape, (*out[:2], *kernel, *counts)).data
+    data = reshaped(labels, shape, (*out[:2], *kernel, *counts)).data
     data = data.expand(-1, -1, -1, *kernel, *counts).permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
     for i in (1, 0):
         axis = 3 + 2 * i

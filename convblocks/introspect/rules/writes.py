@@ -10,7 +10,7 @@ import torch
 
 from convblocks.introspect.aliasing import Step
 from convblocks.introspect.arrays import affordable, compress, nothing_like
-from convblocks.introspect.labels import Labels, joined
+from convblocks.introspect.labels import Labels, joined, reshaped
 from convblocks.introspect.operations import bind, name_of
 from convblocks.introspect.registry import Call, NoRule, Result, rule
 from convblocks.introspect.rules.moves import swapped
@@ -72,7 +72,7 @@ def scatter_into_view(call: Call) -> Result:
     if op in ("alias", "detach"):
         return piece
     if op in ("view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"):
-        return piece.reshaped(call.shape_of(piece_ref), shape)
+        return reshaped(piece, call.shape_of(piece_ref), shape)
     if op in ("transpose", "t"):
         first, second = (0, 1) if op == "t" else (arguments["dim0"] % len(shape), arguments["dim1"] % len(shape))
         return piece.permuted(swapped(len(shape), first, second))
