@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from convblocks.introspect.agreement import agreement, follows_size, settled
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
-from convblocks.introspect.field import AxisField, axis_field, of_two_places, see_alike, shows_all, units_of
+from convblocks.introspect.field import AxisField, axis_field, see_alike
 from convblocks.introspect.graph import Graph
-from convblocks.introspect.growth import Reach, agreement, follows_size, grown_length, reach, settled
+from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
-from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, refs_of
+from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
+from convblocks.introspect.units import of_two_places, shows_all, units_of
 
 LONGEST = 2**16
 
@@ -66,6 +68,7 @@ class Analysis:
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
         self._local: dict[Axis, tuple[Propagation, Local]] = {}
+        self._behind_gates: dict[tuple[int, int], tuple[set[int], dict[str, set[int]]]] = {}
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
@@ -297,24 +300,20 @@ class Analysis:
         """Whether gates make a value see all of an axis, and if not, which make it see a part that grows with it."""
         if not policy.gates:
             return False, ()
-        whole = sorted(policy.gates - policy.partial)
-        if value in self._reached_by(graph, whole):
-            return True, ()
-        parts: list[str] = []
-        for number in policy.partial:
-            if value in self._reached_by(graph, [number]):
+        key = id(graph), id(policy)
+        if key not in self._behind_gates:
+            parts: dict[str, list[int]] = {}
+            for number in policy.partial:
                 node = graph.nodes[number]
                 where = self.native.where(node)
                 name = f"aten.{node.op} (gathers a part of the input that grows with it)"
-                parts.append(name + (f" in {where}" if where else ""))
-        return False, tuple(sorted(set(parts)))
-
-    def _reached_by(self, graph: Graph, gates: list[int]) -> set[int]:
-        key = (id(graph), tuple(gates))
-        cache: dict[Any, set[int]] = self.__dict__.setdefault("_reach_cache", {})
-        if key not in cache:
-            cache[key] = downstream(graph, gates)
-        return cache[key]
+                parts.setdefault(name + (f" in {where}" if where else ""), []).append(number)
+            reached = {name: downstream(graph, numbers) for name, numbers in sorted(parts.items())}
+            self._behind_gates[key] = downstream(graph, policy.gates - policy.partial), reached
+        whole, reached = self._behind_gates[key]
+        if value in whole:
+            return True, ()
+        return False, tuple([name for name, values in reached.items() if value in values])
 
     def gates(self, axis: Axis) -> list[tuple[int, str, str]]:
         """(node, operation, module) of every operation that gathers the whole axis."""
@@ -326,11 +325,11 @@ class Analysis:
         return [(number, node.op, self.native.where(node)) for number, node in found]
 
 
-def downstream(graph: Graph, sources: Sequence[int]) -> set[int]:
+def downstream(graph: Graph, sources: Collection[int]) -> set[int]:
     """The values that depend on the results of the nodes `sources`."""
     reached: set[int] = set()
     numbers = set(sources)
     for number, node in enumerate(graph.nodes):
-        if number in numbers or any(value in reached for value in refs_of(node)):
+        if number in numbers or any(value in reached for value in node.operands):
             reached.update(node.outputs)
     return reached

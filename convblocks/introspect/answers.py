@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.arrays import TooLarge
-from convblocks.introspect.field import AxisField, units_of
+from convblocks.introspect.field import AxisField
 from convblocks.introspect.labels import least
 from convblocks.introspect.propagation import Axis
+from convblocks.introspect.units import units_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 from convblocks.introspect.analysis import Analysis, Grown
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
-from convblocks.introspect.field import units_of
 from convblocks.introspect.graph import Node
 from convblocks.introspect.growth import grown_length
 from convblocks.introspect.labels import Concatenation, Labels
-from convblocks.introspect.propagation import Axis, find_rule, refs_of
+from convblocks.introspect.propagation import Axis, find_rule
 from convblocks.introspect.registry import Call, NoRule
+from convblocks.introspect.units import units_of
 
 
 class _Replay:
@@ -143,7 +143,7 @@ def _through(
     """Masks of the operands of one node from the masks of its results."""
     graph = runs[axes[0]].graph
     operands = [
-        value for value in dict.fromkeys(refs_of(node)) if any(value in runs[axis].labels.labels for axis in axes)
+        value for value in dict.fromkeys(node.operands) if any(value in runs[axis].labels.labels for axis in axes)
     ]
     narrow = {value: _lengths(runs, axes, value) for value in operands}
     for lengths in (narrow, {value: list(graph.shapes[value]) for value in operands}):

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple, cast
-
-import torch
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.arrays import common, factors, shared
-from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.operations import ATTENTION, FUSED_ATTENTION
-from convblocks.introspect.propagation import Axis, refs_of
+from convblocks.introspect.propagation import Axis
 from convblocks.introspect.registry import spread
-from convblocks.introspect.zeros import zeros
 
-Pair = tuple[int, int]
-RESAMPLING = ("upsample", "_upsample")
-RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "broadcast_to"})
-RESIZING = ("adaptive", "_adaptive", "flip", "roll", "rot90", "index", "gather", "tril", "triu", "_cdist")
-"""Operations whose geometry may follow the size of the input although their arguments do not change."""
-COUNTING = frozenset({"expand", "broadcast_to", "native_group_norm"})
-"""Operations that are told lengths of their argument, and do the same to every place of it."""
 MATRIX_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
-VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbmm"})
-"""Operations that read what the values of a constant let through: one that grows may let through other places."""
 
 
 class Reach(NamedTuple):
@@ -49,31 +34,33 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
     attends = graph.attends()
     multiple = 1
-    sizes, widths, jumps = {source: 1}, {source: 1}, {source: 1}
+    # Jump, field by convolutions and poolings, and field with windows of attentions.
+    seen: dict[int, tuple[int, int, int]] = {source: (1, 1, 1)}
     scores: set[int] = set()
     for node in graph.nodes:
-        operands = [value for value in refs_of(node) if value in jumps]
-        jump = max((jumps[value] for value in operands), default=1)
-        size = max((sizes[value] for value in operands), default=1)
-        width = max((widths[value] for value in operands), default=1)
-        if attends and (node.op in ATTENTION or any(value in scores for value in operands)):
+        found = [seen[value] for value in node.operands if value in seen]
+        here = found[0] if found else (1, 1, 1)
+        for other in found[1:]:
+            if other != here:
+                here = max(here[0], other[0]), max(here[1], other[1]), max(here[2], other[2])
+        if attends and (node.op in ATTENTION or not scores.isdisjoint(node.operands)):
             # What an attention gathers of the whole map is cut as a gate, and what it gathers from adds nothing to the
             # field.
             if node.op in MATRIX_PRODUCTS or node.op in FUSED_ATTENTION:
+                jump, _, width = here
                 window = _window(graph, node, (length // jump) ** (rank - 2))
-                size = 1
-                if window is None:
-                    width = jump = 1
-                else:
-                    width += math.ceil(window ** (1 / (rank - 2))) * jump
+                here = (1, 1, 1)
+                if window is not None:
+                    # Neighbours in two windows see as far apart as these are: what reads both sees both windows.
+                    here = jump, 1, width + 2 * math.ceil(window ** (1 / (rank - 2))) * jump
             else:
                 scores.update(node.outputs)
         for offset, kernel, dilation, stride in _windows(graph, node):
             operand: Ref = node.args[0]
             shape = graph.shapes[operand.value]
             if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
+                jump, size, width = here
                 more = math.ceil((kernel - 1) * dilation * length / shape[offset])
-                size, width = size + more, width + more
                 out = graph.shapes[node.outputs[0]][offset]
                 if out > shape[offset]:
                     jump = max(1, jump // round(out / shape[offset]))
@@ -81,10 +68,12 @@ def reach(graph: Graph, axis: Axis) -> Reach:
                     jump *= stride
                     while attends and jump % 2 == 0 and jump > max(stride, 1.5 * length / out):
                         jump //= 2
-        multiple = math.lcm(multiple, jump) if math.lcm(multiple, jump) <= 4096 else multiple
-        for value in node.outputs:
-            jumps[value], sizes[value], widths[value] = jump, size, width
-    return Reach(sizes, max(widths.values()), multiple)
+                here = jump, size + more, width + more
+        common_multiple = math.lcm(multiple, here[0])
+        multiple = common_multiple if common_multiple <= 4096 else multiple
+        seen.update(dict.fromkeys(node.outputs, here))
+    sizes = {value: size for value, (_, size, _) in seen.items()}
+    return Reach(sizes, max(width for _, _, width in seen.values()), multiple)
 
 
 def _window(graph: Graph, node: Node, places: int) -> int | None:
@@ -97,7 +86,7 @@ def _window(graph: Graph, node: Node, places: int) -> int | None:
 def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:
     """(dimension from the end, kernel, dilation, stride) of the windows of a node."""
     op = node.op
-    if not node.args or not isinstance(node.args[0], Ref):
+    if not ("conv" in op or "pool" in op or "upsample" in op) or not node.args or not isinstance(node.args[0], Ref):
         return
     if op in ("convolution", "_convolution"):
         arguments: dict[str, Any] = node.arguments
@@ -125,195 +114,3 @@ def grown_length(length: int, needed: int, multiple: int) -> int:
     if step > 4096 or length % multiple:
         step = multiple
     return length + -(-max(needed - length, step) // step) * step
-
-
-def agreement(first: Graph, second: Graph) -> int:
-    """How many leading nodes are the same in both graphs, sizes apart."""
-    foreign = _first_foreign(first, second)
-    for count, (a, b) in enumerate(zip(first.nodes, second.nodes, strict=False)):
-        if a.op != b.op or a.outputs != b.outputs or (a.args != b.args and _refs(a.args) != _refs(b.args)):
-            return count
-        if a.outputs[0] > foreign or not _same_windows(first, second, a, b):
-            return count
-    return min(len(first.nodes), len(second.nodes))
-
-
-def _first_foreign(first: Graph, second: Graph) -> float:
-    """The first value that is one parameter here and another there: Python chose a layer by the size of its input."""
-    numbers = first.parameters.keys() | second.parameters.keys()
-    return min((n for n in numbers if first.parameters.get(n) is not second.parameters.get(n)), default=math.inf)
-
-
-def _same_windows(first: Graph, second: Graph, a: Node, b: Node) -> bool:
-    """Whether a convolution or a pooling slides the same window, or takes the whole of a dimension both times."""
-    if a.op in ("convolution", "_convolution"):
-        weight: Ref = a.arguments["weight"]
-        return a.args == b.args and first.shapes[weight.value] == second.shapes[weight.value]
-    if "pool" not in a.op or a.args == b.args or "kernel_size" not in a.arguments:
-        return True
-    mine, other = (_by_dimension(node) for node in (a, b))
-    sources: tuple[Ref, Ref] = a.args[0], b.args[0]
-    sizes = [graph.shapes[ref.value][-len(mine) :] for graph, ref in zip((first, second), sources, strict=True)]
-    return all(
-        m == o or (m[0] == here and o[0] == there) for m, o, here, there in zip(mine, other, *sizes, strict=True)
-    )
-
-
-def _by_dimension(node: Node) -> list[tuple[int, ...]]:
-    """Kernel, stride, padding and dilation of a pooling, by dimension."""
-    arguments = node.arguments
-    count = int(node.op.removesuffix("_with_indices")[-2])
-    kernel = spread(arguments["kernel_size"], count)
-    defaults: dict[str, Any] = {"stride": kernel, "padding": 0, "dilation": 1}
-    columns = [kernel, *(spread(arguments.get(name) or default, count) for name, default in defaults.items())]
-    return [tuple(column[i] for column in columns) for i in range(count)]
-
-
-def settled(native: Graph, grown: Graph, larger: Graph, count: int) -> int:
-    """How many of the first `count` nodes have no argument that is another at the original size alone.
-
-    One that follows the size differs in all three; one that Python chose where the input was large enough does not.
-    """
-    for number, nodes in enumerate(zip(native.nodes[:count], grown.nodes, larger.nodes, strict=False)):
-        here, there, beyond = ((node.args, node.kwargs) for node in nodes)
-        if here != there and there == beyond and nodes[0].op not in RESHAPES:
-            return number
-    return count
-
-
-def _refs(tree: Any) -> list[Any]:
-    if isinstance(tree, (list, tuple)):
-        return [_refs(item) for item in cast("Sequence[Any]", tree) if isinstance(item, (list, tuple, Ref))]
-    return [tree] if isinstance(tree, Ref) else []
-
-
-def follows_size(first: Graph, second: Graph, count: int) -> bool:
-    """Whether any of the first `count` nodes may have another geometry at another size of the input."""
-    seen: set[tuple[Pair, ...]] = set()
-    behind = list(first.inputs)
-    for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
-        if not first.depends[a.outputs[0]]:
-            continue
-        if a.op.startswith(RESAMPLING):
-            if not _same_ratio(first, second, a, b):
-                return True
-        elif a.op in ("index", "_unsafe_index"):
-            if not _same_places(first, second, a, b):
-                return True
-        elif a.op.startswith(RESIZING):
-            outs: Sequence[int] = first.shapes[a.outputs[0]]
-            if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
-                return True
-        elif a.op.rstrip("_") in VALUED:
-            if a.args != b.args or any(_may_hide_others(first, second, a.op, v) for v in a.operands):
-                return True
-        elif a.op in RESHAPES - {"expand", "broadcast_to"}:
-            if all(first.shapes[value] == second.shapes[value] for value in (*a.operands, *a.outputs)):
-                behind += a.outputs
-                continue
-            seen.update(*(_runs(first.shapes[value], second.shapes[value]) for value in behind))
-            behind.clear()
-            if not _same_grouping(first, second, a, b, seen):
-                return True
-        elif a.op not in COUNTING and (a.args != b.args or a.kwargs != b.kwargs):
-            return True
-        behind += a.outputs
-        if a.op == "cat":
-            dim: int = a.arguments["dim"]
-            # Beside one that grows, others are its border: tokens of a class.
-            if sum(first.shapes[v][dim] != second.shapes[v][dim] for v in a.operands) > 1:
-                return True
-    return False
-
-
-def _same_places(first: Graph, second: Graph, a: Node, b: Node) -> bool:
-    """Whether the same places are picked of dimensions that do not grow."""
-    sources: tuple[Ref, Ref] = a.args[0], b.args[0]
-    shapes = first.shapes[sources[0].value], second.shapes[sources[1].value]
-    indices: Sequence[Ref | None] = a.args[1]
-    for dim, (index, twin) in enumerate(zip(indices, b.args[1], strict=True)):
-        if index is not None:
-            here, there = known(first, index.value), known(second, twin.value)
-            if here is None or there is None or not torch.equal(here, there) or shapes[0][dim] != shapes[1][dim]:
-                return False
-    return True
-
-
-def _may_hide_others(first: Graph, second: Graph, op: str, value: int) -> bool:
-    """Whether a constant that grows may let through other places: one that is nowhere zero lets through all."""
-    if first.depends[value] or first.shapes[value] == second.shapes[value]:
-        return False
-    by_zeros = op.rstrip("_") not in ("where", "masked_fill")
-    return not by_zeros or any(zeros(graph, value) is not None for graph in (first, second))
-
-
-def _same_ratio(first: Graph, second: Graph, a: Node, b: Node) -> bool:
-    """Whether a resampling puts its elements at the same places of a larger map: corners that stay fixed do not."""
-    bound = a.arguments, b.arguments
-    if any(arguments.get("align_corners") for arguments in bound):
-        return False
-    scales = [{k: v for k, v in arguments.items() if k.startswith("scale")} for arguments in bound]
-    sizes: list[tuple[Sequence[int], Sequence[int]]] = [
-        (g.shapes[node.outputs[0]][2:], g.shapes[node.args[0].value][2:]) for g, node in ((first, a), (second, b))
-    ]
-    ratios = [[Fraction(n, m) for n, m in zip(out, shape, strict=True)] for out, shape in sizes]
-    return scales[0] == scales[1] and ratios[0] == ratios[1]
-
-
-def _runs(native: Sequence[int], grown: Sequence[int]) -> Iterator[tuple[Pair, ...]]:
-    """Neighbouring dimensions, two to four at a time, each as (original length, grown length)."""
-    pairs = list(zip(native, grown, strict=True))
-    for count in (2, 3, 4):
-        for i in range(len(pairs) - count + 1):
-            yield tuple(pairs[i : i + count])
-
-
-def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tuple[Pair, ...]]) -> bool:
-    """Whether a reshape does the same to every place: it merges dimensions, restores a merged map, or cuts windows.
-
-    Cutting a dimension into a fixed number of pieces, each of which grows, is what brings distant places together.
-    """
-    source: Ref = a.args[0]
-    twin: Ref = b.args[0]
-    shapes = [
-        (g.shapes[ref.value], g.shapes[node.outputs[0]]) for g, ref, node in ((first, source, a), (second, twin, b))
-    ]
-    groups = [factors(old, new) for old, new in shapes]
-    if groups[0] != groups[1]:
-        return False
-    return all(_same_cut(shapes, before, after, seen) for before, after in groups[0])
-
-
-def _same_cut(
-    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-    before: Sequence[int],
-    after: Sequence[int],
-    seen: set[tuple[Pair, ...]],
-) -> bool:
-    """Whether every dimension of a run is left whole, or cut into windows, or into what has been merged before."""
-    olds, news = ([tuple([shape[i][dim] for dim in dims]) for shape in shapes] for i, dims in ((0, before), (1, after)))
-    if olds[0] == olds[1]:
-        return True
-    if len(before) == 1:
-        return _is_window([pair for pair in zip(*news, strict=True) if pair != (1, 1)], seen)
-    finer = [common(old, new) for old, new in zip(olds, news, strict=True)]
-    shorter = [shape for shape in finer if shape is not None]
-    if len({len(shape) for shape in shorter}) != 1 or len(shorter) != 2:
-        return tuple(zip(*news, strict=True)) in seen
-    for here, there in zip(*(shared(old, fine) for old, fine in zip(olds, shorter, strict=True)), strict=True):
-        if len(here) != len(there):
-            return False
-        if not _is_window(list(zip(here, there, strict=True)), seen):
-            return False
-    # What is merged here may be cut again.
-    seen.update(
-        tuple(zip(here, there, strict=True))
-        for here, there in zip(*(shared(new, fine) for new, fine in zip(news, shorter, strict=True)), strict=True)
-        if len(here) == len(there)
-    )
-    return True
-
-
-def _is_window(pairs: Sequence[Pair], seen: set[tuple[Pair, ...]]) -> bool:
-    """Whether a dimension is cut into pieces of which the number alone grows, or as it has been before."""
-    return not any(n != m for n, m in pairs[1:]) or tuple(pairs) in seen

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 
 from convblocks.introspect.graph import Node
 from convblocks.introspect.layers import Layer, window_of
-from convblocks.introspect.propagation import refs_of
 
 if TYPE_CHECKING:
     from convblocks.introspect.aliasing import Ref
@@ -64,7 +63,7 @@ def after_pooling(table: Summary) -> list[str]:
     pooled: set[int] = set()
     names: list[str] = []
     for node in graph.nodes:
-        inputs = [value for value in refs_of(node) if graph.depends[value]]
+        inputs = [value for value in node.operands if graph.depends[value]]
         if not inputs:
             continue
         below = any(value in pooled for value in inputs)

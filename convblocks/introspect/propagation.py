@@ -147,11 +147,6 @@ class Local:
         raise NoRule("a reduction whose length at the original size is not known")
 
 
-def refs_of(node: Node) -> tuple[int, ...]:
-    """The tensors among the arguments of a node."""
-    return node.operands
-
-
 def find_rule(func: Any, op: str) -> Rule | None:
     """The rule of an operation; its in-place form ends in an underscore."""
     known = RULES.get(op) or RULES.get(op.rstrip("_"))

@@ -14,7 +14,6 @@ from convblocks.introspect.analysis import Analysis, downstream
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.layers import Window, gathered_dims, window_of
 from convblocks.introspect.operations import bind
-from convblocks.introspect.propagation import refs_of
 
 Pair = tuple[int, int]
 
@@ -71,7 +70,7 @@ class Plan:
         jumps: dict[int, Pair] = {}
         self._inexact: set[int] = set()
         for number, node in enumerate(graph.nodes):
-            sources = [value for value in refs_of(node) if value in self.rates or value in graph.inputs]
+            sources = [value for value in node.operands if value in self.rates or value in graph.inputs]
             if not sources:
                 continue
             rate = _largest(self.rates.get(value, (1, 1)) for value in sources)
@@ -138,7 +137,7 @@ class Plan:
         found |= {n for n, node in enumerate(graph.nodes) if (w := window_of(graph, node)) and w.kind == "global pool"}
         for number in sorted(found):
             node = graph.nodes[number]
-            rate = _largest(self.rates.get(value, (1, 1)) for value in refs_of(node))
+            rate = _largest(self.rates.get(value, (1, 1)) for value in node.operands)
             if rate == (1, 1):
                 continue
             name = self.label(node)

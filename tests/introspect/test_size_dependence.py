@@ -71,3 +71,25 @@ def test_what_runs_backwards_starts_at_the_end_of_this_size(case: str) -> None:
     field = receptive_field(REVERSED[case], (2, 12, 32))
     assert (field.size[1], field.jump[1], field.start[1]) == (1, -1, 31)
     assert field.interval(0, 3)[1] == (28, 28)
+
+
+class Windows(nn.Module):
+    """Attention within windows of 4 x 4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        cut = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+        mixed = (cut @ cut.transpose(1, 2)).softmax(-1) @ cut
+        return x + mixed.view(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+
+
+def test_windows_of_an_attention_are_in_the_estimate_of_the_field() -> None:
+    """The enlarged input has room for two windows clear of its border, so that the jump from one to the next is known.
+
+    A window of 8 pixels, and one more on each side for every convolution whose ends lie in the windows beside it.
+    """
+    layers = [layer for _ in range(6) for layer in (Windows(), nn.Conv2d(8, 8, 3, padding=1))]
+    network = nn.Sequential(nn.Conv2d(3, 8, 2, 2), *layers)
+    field = receptive_field(network, (3, 32, 32))
+    assert (field.size, field.jump, field.period) == ((96, 96), (2.0, 2.0), (4, 4))
+    assert analyse(network, (3, 32, 32), None, None).grown(Axis(0, 2))[0].length <= 32 + 4 * 96

@@ -14,7 +14,6 @@ from oracle import middle_unit, positive
 from torch.overrides import TorchFunctionMode
 
 from convblocks.introspect.graph import Graph
-from convblocks.introspect.propagation import refs_of
 from convblocks.introspect.receptive_field import ReceptiveField, receptive_field
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "matmul", "mv", "dot")
@@ -45,7 +44,7 @@ def is_convolutional(graph: Graph) -> bool:
     if any(isinstance(call.module, torch.nn.RNNBase) for call in graph.calls):
         return False
     return any(node.op == "convolution" for node in graph.nodes) and not any(
-        "attention" in node.op or (node.op in PRODUCTS and sum(graph.depends[value] for value in refs_of(node)) > 1)
+        "attention" in node.op or (node.op in PRODUCTS and sum(graph.depends[value] for value in node.operands) > 1)
         for node in graph.nodes
     )
 
