@@ -11,15 +11,15 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from benchmarks import builds
 
-FEW = 40
+FEW = 30
 """Accesses to spilled registers, of some 3,000 instructions: which of Triton's versions compiles it makes this much."""
 
 
 @pytest.mark.parametrize(
     ("channels", "dtype", "arch", "act", "budget"),
     [
-        (64, "bfloat16", 90, "relu", 26),
-        (128, "bfloat16", 90, "relu", 28),
+        (64, "bfloat16", 90, "relu", 25),
+        (128, "bfloat16", 90, "relu", 27),
         (32, "bfloat16", 90, "relu", 28),
         (64, "float16", 90, "relu6", 30),
         (64, "bfloat16", 80, "relu", 28),
