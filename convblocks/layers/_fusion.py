@@ -98,30 +98,36 @@ def _train(found: Parts, x: Tensor) -> Tensor:
 
     weights = found.depthwise, found.pointwise
     out, *stats = separable_training(x, *weights, found.first, found.second, found.batch(), *found.where)
-    for norm, known in zip(found.norms, stats, strict=True):
-        if norm is not None and norm.training and norm.track_running_stats:
-            _remember(norm, known.detach())
+    _remember(
+        [
+            (norm, known.detach())
+            for norm, known in zip(found.norms, stats, strict=True)
+            if norm is not None and norm.training and norm.track_running_stats
+        ]
+    )
     return out
 
 
 @torch.no_grad()
-def _remember(norm: nn.BatchNorm2d, stats: Tensor) -> None:
-    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, in one launch."""
-    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if mean is None or variance is None:
-        return
-    new_mean, new_variance = stats[0].to(mean.dtype), stats[2].to(variance.dtype)
-    momentum: float | Tensor = 0.0 if norm.momentum is None else norm.momentum
-    if batches is not None:
-        batches.add_(1)
-        if norm.momentum is None:
-            momentum = batches.to(mean.dtype).reciprocal()
-    if isinstance(momentum, Tensor) or mean.dtype != variance.dtype:
-        for old, new in ((mean, new_mean), (variance, new_variance)):
-            old.lerp_(new, momentum.to(old.dtype) if isinstance(momentum, Tensor) else momentum)
-    else:
-        # As torch.optim calls it; the name has its underscores for want of another.
-        torch._foreach_lerp_([mean, variance], [new_mean, new_variance], momentum)  # pyright: ignore[reportPrivateImportUsage]
+def _remember(norms: list[tuple[nn.BatchNorm2d, Tensor]]) -> None:
+    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, in two launches for all."""
+    counts = [norm.num_batches_tracked for norm, _ in norms if norm.num_batches_tracked is not None]
+    # As torch.optim calls them; the names have their underscores for want of others.
+    if counts:
+        torch._foreach_add_(counts, 1)  # pyright: ignore[reportPrivateImportUsage]
+    alike: dict[tuple[float, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for norm, stats in norms:
+        for old, new in ((norm.running_mean, stats[0]), (norm.running_var, stats[2])):
+            if old is None:
+                continue
+            if norm.momentum is None and norm.num_batches_tracked is not None:
+                old.lerp_(new.to(old.dtype), norm.num_batches_tracked.to(old.dtype).reciprocal())
+                continue
+            olds, news = alike.setdefault((norm.momentum or 0.0, old.dtype), ([], []))
+            olds.append(old)
+            news.append(new.to(old.dtype))
+    for (momentum, _), (olds, news) in alike.items():
+        torch._foreach_lerp_(olds, news, momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def parts(block: nn.Module) -> Parts | str:

@@ -42,20 +42,29 @@ def call(
     gradients: Callable[..., tuple[Tensor | None, ...]],
     *inputs: Any,
 ) -> Any:
-    """Compute what an operator of `compute`, with `gradients` of what `keep` keeps, would give for plain tensors."""
+    """Compute what an operator of `compute`, with `gradients` of what `keep` keeps, would give for plain tensors.
+
+    Of several results the first alone has gradients.
+    """
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
-        return _Direct.apply(compute, keep, gradients, *inputs)
+        found: list[Any] = []
+        first: Tensor = _Direct.apply(compute, keep, gradients, found, *inputs)
+        return (first, *found[0][1:]) if isinstance(found[0], tuple) else first
     return compute(*inputs)
 
 
 class _Direct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., Any], keep: Any, gradients: Any, *inputs: Any) -> Any:
+    def forward(
+        ctx: Any, compute: Callable[..., Any], keep: Any, gradients: Any, found: list[Any], *inputs: Any
+    ) -> Any:
         output = compute(*inputs)
         ctx.gradients = gradients
         keep(ctx, inputs, output)
-        return output
+        # Every tensor that is handed on through autograd is wrapped, and all but the first ask for no gradient.
+        found.append(output)
+        return cast("Tensor", output[0] if isinstance(output, tuple) else output)
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, None, None, *cast("tuple[Tensor | None, ...]", ctx.gradients(ctx, *given)))
+        return (None, None, None, None, *cast("tuple[Tensor | None, ...]", ctx.gradients(ctx, *given)))

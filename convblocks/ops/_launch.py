@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convblocks.ops import _kernels, _kernels_gradients, _launch_sums
-from convblocks.ops._start import Kernels
+from convblocks.ops._start import Kernels, Options, options
 
 Pair = tuple[int, int]
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
@@ -87,8 +87,7 @@ def forward(
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
     tiling = fit(tiling or ROWS_FORWARD, c, x.element_size()) if rolling else fit(tiling or GATHER_FORWARD, c, 2)
-    units, common = _common(c, tiling)
-    sizes = (n, h, w, units, ho, wo, *dilation, *padding)
+    sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
         return (out, out) if around is None else (around, x.new_empty((rows, 2, c), dtype=torch.float32))
@@ -97,45 +96,20 @@ def forward(
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
             statistics = rows_of_sums(plan.chunks * plan.strips)
-            kernels.rows_forward[(plan.programs,)](
-                x,
-                weight,
-                weight if scale is None else scale,
-                torch.zeros_like(scale) if bias is None and scale is not None else some,
-                out,
-                *statistics,
-                *sizes,
-                plan.rows,
-                plan.strips,
-                plan.quads,
-                plan.tiles,
-                HAS_SCALE=scale is not None,
-                HAS_SHIFT=bias is not None or scale is not None,
-                ACT=act,
-                STATISTICS=around is not None,
-                STAGES=tiling.stages,
-                RUN_ON=tiling.run_on,
-                BU=tiling.block,
-                **common,
+            scaled = weight if scale is None else scale
+            shifted = torch.zeros_like(scale) if bias is None and scale is not None else some
+            kernels.rows_forward.start(
+                plan.programs,
+                (x, weight, scaled, shifted, out, *statistics, *sizes, *plan.down),
+                _rows_forward(c, tiling, scale is not None, bias is not None, act, around is not None),
             )
         else:
             chunks = blocks(n * ho * wo, tiling.block)
             statistics = rows_of_sums(chunks)
-            kernels.gather_forward[(chunks * blocks(c, tiling.channels),)](
-                x,
-                weight,
-                some,
-                out,
-                *statistics,
-                *sizes,
-                KH=kernel[0],
-                KW=kernel[1],
-                SH=stride[0],
-                SW=stride[1],
-                HAS_SHIFT=bias is not None,
-                STATISTICS=around is not None,
-                BP=tiling.block,
-                **common,
+            kernels.gather_forward.start(
+                chunks * blocks(c, tiling.channels),
+                (x, weight, some, out, *statistics, *sizes),
+                _gather(c, tiling, kernel, stride, HAS_SHIFT=bias is not None, STATISTICS=around is not None),
             )
     return out, None if around is None else statistics[1]
 
@@ -160,31 +134,17 @@ def backward(
     rolling = rolls(kernel, stride, padding, dilation)
     chosen = (ROWS_BACKWARD_BIAS if has_bias else ROWS_BACKWARD) if rolling else GATHER_BACKWARD
     tiling = fit(tiling or chosen, c, x.element_size())
-    units, common = _common(c, tiling)
-    sizes = (n, h, w, units, ho, wo, *dilation, *padding)
+    sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, h, w, dilation, tiling)
             part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
             part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
-            gradients.rows_backward[(plan.programs,)](
-                x,
-                weight,
-                dy,
-                out,
-                part,
-                part_bias,
-                *sizes,
-                plan.rows,
-                plan.strips,
-                plan.quads,
-                plan.tiles,
-                HAS_BIAS=has_bias,
-                STAGES=tiling.stages,
-                RUN_ON=tiling.run_on,
-                BU=tiling.block,
-                **common,
+            gradients.rows_backward.start(
+                plan.programs,
+                (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
+                _rows(c, tiling, HAS_BIAS=has_bias),
             )
             if has_bias:
                 bias = _launch_sums.total(part_bias, dy.dtype, (c,))
@@ -193,20 +153,10 @@ def backward(
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
             chunks = blocks(chunks, tiles)
             part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
-            gradients.gather_backward[(chunks * blocks(c, tiling.channels),)](
-                x,
-                weight,
-                dy,
-                out,
-                part,
-                *sizes,
-                tiles,
-                KH=kernel[0],
-                KW=kernel[1],
-                SH=stride[0],
-                SW=stride[1],
-                BP=tiling.block,
-                **common,
+            gradients.gather_backward.start(
+                chunks * blocks(c, tiling.channels),
+                (x, weight, dy, out, part, *sizes, tiles),
+                _gather(c, tiling, kernel, stride),
             )
             if has_bias:
                 bias = dy.sum((0, 2, 3))
@@ -220,6 +170,11 @@ class Plan(NamedTuple):
     tiles: int
     chunks: int
     programs: int
+
+    @property
+    def down(self) -> tuple[int, int, int, int]:
+        """What a rolling kernel is told of it."""
+        return self[:4]
 
 
 @functools.lru_cache(4096)
@@ -249,11 +204,31 @@ def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
 
 
 @functools.lru_cache(4096)
-def _common(channels: int, tiling: Tiling) -> tuple[int, dict[str, Any]]:
-    unit = math.gcd(channels, 16)
-    options = {"UNIT": unit, "BC": tiling.channels, "EVEN_C": channels % tiling.channels == 0}
-    # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    return channels // unit, options | {"num_warps": tiling.warps, "enable_fp_fusion": False}
+def _rows_forward(channels: int, tiling: Tiling, scale: bool, bias: bool, act: str, statistics: bool) -> Options:
+    return _rows(channels, tiling, HAS_SCALE=scale, HAS_SHIFT=bias or scale, ACT=act, STATISTICS=statistics)
+
+
+@functools.lru_cache(4096)
+def _rows(channels: int, tiling: Tiling, **more: Any) -> Options:
+    return _options(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
+
+
+@functools.lru_cache(4096)
+def _gather(channels: int, tiling: Tiling, kernel: Pair, stride: Pair, **more: Any) -> Options:
+    (kh, kw), (sh, sw) = kernel, stride
+    return _options(channels, tiling, KH=kh, KW=kw, SH=sh, SW=sw, BP=tiling.block, **more)
+
+
+def _options(channels: int, tiling: Tiling, **more: Any) -> Options:
+    return options(
+        UNIT=math.gcd(channels, 16),
+        BC=tiling.channels,
+        EVEN_C=channels % tiling.channels == 0,
+        num_warps=tiling.warps,
+        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+        enable_fp_fusion=False,
+        **more,
+    )
 
 
 def blocks(size: int, block: int) -> int:

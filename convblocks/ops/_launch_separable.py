@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from convblocks.ops import _kernels_separable
 from convblocks.ops._launch import Pair, Tiling, blocks, output_size, plan_rows, rolls
 from convblocks.ops._stage import Stage
-from convblocks.ops._start import Kernels
+from convblocks.ops._start import Kernels, Options, options
 
 kernels = Kernels(_kernels_separable)
 
@@ -43,49 +42,51 @@ def forward(
     tiling = fit(tiling or (ROWS if rolling else GATHER), c, o)
     # What is absent is not read: any tensor stands for it.
     tensors = (depthwise if t is None else t.contiguous() for t in (*first.tensors(), *second.tensors()))
-    unit, unit_o = math.gcd(c, 16), math.gcd(o, 16)
-    arguments = (x, depthwise, pointwise, *tensors, out, n, h, w, c // unit, o // unit_o, ho, wo, *dilation, *padding)
-    options: dict[str, Any] = {
-        "UNIT": unit,
-        "UNIT_O": unit_o,
-        "HAS_1": has(first),
-        "HAS_2": has(second),
-        "EPS_1": first.eps,
-        "EPS_2": second.eps,
-        "ACT_1": first.act,
-        "ACT_2": second.act,
-        "EVEN_C": c == tiling.channels,
-        "EVEN_O": o == power_of_two(o),
-        "BC": tiling.channels,
-        "BO": power_of_two(o),
-        "num_warps": tiling.warps,
-        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-        "enable_fp_fusion": False,
-    }
+    units = c // math.gcd(c, 16), o // math.gcd(o, 16)
+    arguments = (x, depthwise, pointwise, *tensors, out, n, h, w, *units, ho, wo, *dilation, *padding)
+    of = tiling, c, o, has(first), has(second), first.eps, second.eps, first.act, second.act
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
-            kernels.rows_separable[(plan.programs,)](
-                *arguments,
-                plan.rows,
-                plan.strips,
-                plan.quads,
-                plan.tiles,
-                STAGES=tiling.stages,
-                BU=tiling.block,
-                **options,
-            )
+            rest = _options(*of, STAGES=tiling.stages, BU=tiling.block)
+            kernels.rows_separable.start(plan.programs, (*arguments, *plan.down), rest)
         else:
-            kernels.gather_separable[(blocks(n * ho * wo, tiling.block),)](
-                *arguments,
-                KH=kernel[0],
-                KW=kernel[1],
-                SH=stride[0],
-                SW=stride[1],
-                BP=tiling.block,
-                **options,
-            )
+            rest = _options(*of, KH=kernel[0], KW=kernel[1], SH=stride[0], SW=stride[1], BP=tiling.block)
+            kernels.gather_separable.start(blocks(n * ho * wo, tiling.block), arguments, rest)
     return out
+
+
+@functools.lru_cache(4096)
+def _options(
+    tiling: Tiling,
+    c: int,
+    o: int,
+    has_1: int,
+    has_2: int,
+    eps_1: float,
+    eps_2: float,
+    act_1: str,
+    act_2: str,
+    **more: int,
+) -> Options:
+    return options(
+        UNIT=math.gcd(c, 16),
+        UNIT_O=math.gcd(o, 16),
+        HAS_1=has_1,
+        HAS_2=has_2,
+        EPS_1=eps_1,
+        EPS_2=eps_2,
+        ACT_1=act_1,
+        ACT_2=act_2,
+        EVEN_C=c == tiling.channels,
+        EVEN_O=o == power_of_two(o),
+        BC=tiling.channels,
+        BO=power_of_two(o),
+        num_warps=tiling.warps,
+        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+        enable_fp_fusion=False,
+        **more,
+    )
 
 
 @functools.lru_cache(4096)
@@ -106,4 +107,5 @@ def power_of_two(channels: int) -> int:
 
 def has(stage: Stage) -> int:
     """Return the parts of a stage, in the bits that the kernels look at."""
-    return sum(bit for bit, t in zip((1, 2, 0, 4, 8), stage.tensors(), strict=True) if t is not None)
+    bias, mean, _, weight, shift, *_ = stage
+    return (bias is not None) + 2 * (mean is not None) + 4 * (weight is not None) + 8 * (shift is not None)

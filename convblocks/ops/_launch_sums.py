@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from convblocks.ops import _kernels_sums
 from convblocks.ops._stage import Stage
-from convblocks.ops._start import Kernels
+from convblocks.ops._start import Kernels, Options, options
 
 kernels = Kernels(_kernels_sums)
 
 # Rows and columns that a program reads at a time: few columns, so that there are many programs.
 _ROWS, _COLUMNS = 256, 16
-_WARPS = 8
+_ADD = options(BR=_ROWS, BC=_COLUMNS, num_warps=8)
+_FINISH = options(enable_fp_fusion=False, **_ADD)
 
 
 class Gradients(NamedTuple):
@@ -31,7 +33,7 @@ def total(part: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Return the sum of the rows of (rows, ...), in another dtype and shape. The device is the current one."""
     rows, columns = part.shape[0], part.stride(0)
     out = torch.empty(shape, dtype=dtype, device=part.device)
-    kernels.add_rows[_grid(columns)](part, out, rows, columns, BR=_ROWS, BC=_COLUMNS, num_warps=_WARPS)
+    kernels.add_rows.start(_programs(columns), (part, out, rows, columns), _ADD)
     return out
 
 
@@ -39,9 +41,7 @@ def statistics(part: Tensor, around: Tensor, count: int) -> Tensor:
     """Return mean, variance and variance over count - 1, (3, C), from rows of sums, (rows, 2, C)."""
     rows, _, c = part.shape
     stats = torch.empty((3, c), dtype=torch.float32, device=part.device)
-    kernels.finish_statistics[_grid(c)](
-        part, around, stats, rows, c, count, BR=_ROWS, BC=_COLUMNS, num_warps=_WARPS, enable_fp_fusion=False
-    )
+    kernels.finish_statistics.start(_programs(c), (part, around, stats, rows, c, count), _FINISH)
     return stats
 
 
@@ -53,26 +53,19 @@ def gradients(part: Tensor, stats: Tensor, stage: Stage, batch: bool, count: int
         torch.empty(c, dtype=torch.float32 if t is None else t.dtype, device=part.device)
         for t in (stage.weight, stage.shift)
     )
-    kernels.finish_gradients[_grid(c)](
-        part,
-        stats,
-        stats if stage.weight is None else stage.weight.contiguous(),
-        table,
-        d_weight,
-        d_shift,
-        rows,
-        c,
-        count,
-        HAS_WEIGHT=stage.weight is not None,
-        BATCH=batch,
-        EPS=stage.eps,
-        BR=_ROWS,
-        BC=_COLUMNS,
-        num_warps=_WARPS,
-        enable_fp_fusion=False,
+    weight = stats if stage.weight is None else stage.weight.contiguous()
+    kernels.finish_gradients.start(
+        _programs(c),
+        (part, stats, weight, table, d_weight, d_shift, rows, c, count),
+        _finish(stage.weight is not None, batch, stage.eps),
     )
     return Gradients(table, d_weight, d_shift)
 
 
-def _grid(columns: int) -> tuple[int]:
-    return (-(-columns // _COLUMNS),)
+@functools.lru_cache(4096)
+def _finish(has_weight: bool, batch: bool, eps: float) -> Options:
+    return options(HAS_WEIGHT=has_weight, BATCH=batch, EPS=eps, **_FINISH)
+
+
+def _programs(columns: int) -> int:
+    return -(-columns // _COLUMNS)

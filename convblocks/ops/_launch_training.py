@@ -11,9 +11,9 @@ from torch import Tensor
 
 from convblocks.ops import _kernels_training, _launch, _launch_sums
 from convblocks.ops._launch import Pair, blocks
-from convblocks.ops._launch_separable import has, power_of_two
+from convblocks.ops._launch_separable import power_of_two
 from convblocks.ops._stage import Stage
-from convblocks.ops._start import Kernels
+from convblocks.ops._start import Kernels, Options, options
 
 kernels = Kernels(_kernels_training)
 
@@ -77,25 +77,17 @@ def forward(
     with torch.cuda.device_of(x):
         stats1 = _known(first) if sums is None else _launch_sums.statistics(sums, near, m)
         near = _around(second, x, o)
-        kernels.pointwise_forward[(plan.programs,)](
-            y1,
-            pointwise,
-            *_norm(stats1, first),
-            near,
-            y2,
-            part,
-            m,
-            *_units(c, o),
-            plan.tiles,
-            **_named("", first),
-            STATISTICS=batch[1],
-            STAGES=STAGES,
-            **_options(plan, c, o),
+        kernels.pointwise_forward.start(
+            plan.programs,
+            (y1, pointwise, *_norm(stats1, first), near, y2, part, m, *_units(c, o), plan.tiles),
+            _options(plan, c, o, None, _constants(first), STATISTICS=batch[1], STAGES=STAGES),
         )
         stats2 = _launch_sums.statistics(part, near, m) if batch[1] else _known(second)
         plan = cut(m, o, m)
-        kernels.normalise[(plan.programs,)](
-            y2, *_norm(stats2, second), out, m, *_units(o), **_named("", second), **_options(plan, o)
+        kernels.normalise.start(
+            plan.programs,
+            (y2, *_norm(stats2, second), out, m, *_units(o)),
+            _options(plan, o, None, None, _constants(second)),
         )
     return out, y1, y2, stats1, stats2
 
@@ -124,47 +116,31 @@ def backward(
     with torch.cuda.device_of(x):
         plan = cut(m, o, PROGRAMS)
         part = x.new_empty((plan.programs, 2, o), dtype=torch.float32)
-        kernels.norm_sums[(plan.programs,)](
-            y2,
-            dout,
-            *norm2,
-            part,
-            m,
-            *_units(o),
-            plan.tiles,
-            **_named("", second),
-            STAGES=STAGES,
-            **_options(plan, o),
+        kernels.norm_sums.start(
+            plan.programs,
+            (y2, dout, *norm2, part, m, *_units(o), plan.tiles),
+            _options(plan, o, None, None, _constants(second), STAGES=STAGES),
         )
         of2 = _launch_sums.gradients(part, stats2, second, batch[1], m)
         plan = cut(m, max(c, o), PROGRAMS_BACKWARD, widest_backward(x.element_size()))
         part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
         part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
         du1 = _empty(x, y1.shape)
-        kernels.pointwise_backward[(plan.programs,)](
-            y1,
-            y2,
-            dout,
-            pointwise,
-            *norm1,
-            *norm2,
-            of2.table,
-            du1,
-            part_point,
-            part,
-            m,
-            *_units(c, o),
-            plan.tiles,
-            **_named("_1", first),
-            **_named("_2", second),
-            STAGES=STAGES,
-            **_options(plan, c, o),
+        kernels.pointwise_backward.start(
+            plan.programs,
+            (
+                *(y1, y2, dout, pointwise, *norm1, *norm2, of2.table, du1, part_point, part),
+                *(m, *_units(c, o), plan.tiles),
+            ),
+            _options(plan, c, o, _constants(first), _constants(second), STAGES=STAGES),
         )
         d_pointwise = _launch_sums.total(part_point, pointwise.dtype, pointwise.shape)
         of1 = _launch_sums.gradients(part, stats1, first, batch[0], m)
         plan = cut(m, c, m)
         # In its place: every element is read and written by one program.
-        kernels.norm_backward[(plan.programs,)](y1, du1, of1.table, du1, m, *_units(c), **_options(plan, c))
+        kernels.norm_backward.start(
+            plan.programs, (y1, du1, of1.table, du1, m, *_units(c)), _options(plan, c, None, None, None)
+        )
     dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False)
     return dx, d_depthwise, d_pointwise, of1.weight, of1.shift, of2.weight, of2.shift
 
@@ -188,23 +164,31 @@ def _norm(stats: Tensor, stage: Stage) -> tuple[Tensor, ...]:
     # What is absent is not read: any tensor stands for it.
     absent = stats if stage.weight is None else stage.weight
     shift = stats if stage.shift is None else stage.shift
-    mean, variance, _ = stats.unbind()
-    return mean, variance, absent.contiguous(), shift.contiguous()
+    # The mean is the first row, and a kernel is told where it begins.
+    return stats, stats[1], absent.contiguous(), shift.contiguous()
 
 
-def _named(end: str, stage: Stage) -> dict[str, Any]:
+Constants = tuple[int, float, str]
+
+
+def _constants(stage: Stage) -> Constants:
+    """What a kernel is compiled for of a norm: the parts that it has, what it adds to the variance, what follows it."""
     # A norm there is, whether or not it keeps running statistics.
-    return {f"HAS{end}": has(stage._replace(bias=None)) | 2, f"EPS{end}": stage.eps, f"ACT{end}": stage.act}
+    return 2 + 4 * (stage.weight is not None) + 8 * (stage.shift is not None), stage.eps, stage.act
 
 
 def _units(*channels: int) -> list[int]:
     return [size // math.gcd(size, 16) for size in channels]
 
 
-def _options(plan: Cut, *channels: int) -> dict[str, Any]:
-    names = [("UNIT", "BC"), ("UNIT_O", "BO")][: len(channels)]
-    options: dict[str, Any] = {"BP": plan.block, "num_warps": plan.warps}
-    for (unit, block), size in zip(names, channels, strict=True):
-        options |= {unit: math.gcd(size, 16), block: power_of_two(size)}
+@functools.lru_cache(4096)
+def _options(plan: Cut, c: int, o: int | None, one: Constants | None, other: Constants | None, **more: int) -> Options:
+    """The options of a kernel for these channels, and for the norm or the two that it computes."""
+    named: dict[str, Any] = {"UNIT": math.gcd(c, 16), "BC": power_of_two(c)}
+    if o is not None:
+        named |= {"UNIT_O": math.gcd(o, 16), "BO": power_of_two(o)}
+    for end, norm in (("", other),) if one is None else (("_1", one), ("_2", other)):
+        if norm is not None:
+            named |= dict(zip((f"HAS{end}", f"EPS{end}", f"ACT{end}"), norm, strict=True))
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    return options | {"enable_fp_fusion": False}
+    return options(BP=plan.block, num_warps=plan.warps, enable_fp_fusion=False, **named, **more)

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import Any
 
 import triton
-from torch import Tensor
 from triton.compiler import CompiledKernel
 
 # Before 3.3 a compiled kernel was not handed the constants that are compiled into it.
@@ -18,8 +18,24 @@ _WITH_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 _WIDE = 2**31
 
 
+class Options(dict[str, Any]):
+    """The constants that a kernel is compiled for, and what Triton is told of a launch; told apart by identity."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType] - a mapping that nobody changes
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@functools.lru_cache(4096, typed=True)
+def options(**named: Any) -> Options:
+    """Return the options of these names and values, the same object each time; True is not 1."""
+    return Options(named)
+
+
 class Kernels:
-    """The kernels of a module by their names, started as Triton's own are: `kernels.name[grid](*arguments, **options)`.
+    """The kernels of a module by their names: `kernels.name.start(programs, arguments, options)`.
 
     Every integer argument must be one that the kernel is not specialised for, and the constants stand last.
     """
@@ -38,35 +54,22 @@ class _Kernel:
         self._kernel = kernel
         self._known: dict[Any, tuple[CompiledKernel, tuple[Any, ...]]] = {}
 
-    def __getitem__(self, grid: tuple[int]) -> _Launch:
-        return _Launch(self, grid)
-
-    def start(self, grid: tuple[int], given: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def start(self, programs: int, given: tuple[Any, ...], options: Options) -> None:
         # What Triton compiles a kernel for, and no more: dtypes, whether 16 divides an address, the constants.
-        kind: list[Any] = [given[0].get_device(), *options.items()]
+        kind: list[Any] = [given[0].get_device(), options]
         for x in given:
-            if isinstance(x, Tensor):
+            if type(x) is not int:
                 kind += (x.dtype, x.data_ptr() % 16 == 0)
             elif x >= _WIDE:
                 kind.append(x)
         key = tuple(kind)
         found = self._known.get(key)
         if found is None:
-            made = self._kernel[grid](*given, **options)
+            made = self._kernel[(programs,)](*given, **options)
             # Neither Triton's interpreter nor its compilation in the background gives what can be started again.
             if type(made) is CompiledKernel:
                 names = [name for name in self._kernel.arg_names if name in options]
                 self._known[key] = made, tuple(options[name] for name in names) if _WITH_CONSTANTS else ()
             return
         compiled, constants = found
-        compiled[(*grid, 1, 1)](*given, *constants)
-
-
-class _Launch:
-    __slots__ = ("_grid", "_kernel")
-
-    def __init__(self, kernel: _Kernel, grid: tuple[int]) -> None:
-        self._kernel, self._grid = kernel, grid
-
-    def __call__(self, *given: Any, **options: Any) -> None:
-        self._kernel.start(self._grid, given, options)
+        compiled[(programs, 1, 1)](*given, *constants)

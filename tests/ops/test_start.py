@@ -49,8 +49,8 @@ def count(seen):
 def test_a_second_launch_skips_triton(monkeypatch):
     kernel, seen = started(monkeypatch)
     x = torch.zeros(64)
-    kernel[(3,)](x, x, 5, NAME="a", SIZE=2, num_warps=4)
-    kernel[(7,)](x, x, 6, NAME="a", SIZE=2, num_warps=4)
+    kernel.start(3, (x, x, 5), _start.options(NAME="a", SIZE=2, num_warps=4))
+    kernel.start(7, (x, x, 6), _start.options(NAME="a", SIZE=2, num_warps=4))
     assert seen[0] == ("first", (3,), (5,), {"NAME": "a", "SIZE": 2, "num_warps": 4})
     # The constants in the order of the kernel's own arguments, without what is an option of the launch.
     assert seen[1] == ("again", (7, 1, 1), (6, 2, "a"))
@@ -73,16 +73,16 @@ def test_what_triton_compiles_anew_is_launched_by_triton(monkeypatch, other):
     x = torch.zeros(64)
     given, changed = other(x)
     options = {"NAME": "a", "SIZE": 2, "num_warps": 4}
-    kernel[(1,)](x, x, 5, **options)
-    kernel[(1,)](*given, **options | changed)
+    kernel.start(1, (x, x, 5), _start.options(**options))
+    kernel.start(1, given, _start.options(**options | changed))
     assert count(seen) == {"first": 2}
-    kernel[(1,)](*given, **options | changed)
-    kernel[(1,)](x, x, 5, **options)
+    kernel.start(1, given, _start.options(**options | changed))
+    kernel.start(1, (x, x, 5), _start.options(**options))
     assert count(seen) == {"first": 2, "again": 2}
 
 
 def test_what_is_no_compiled_kernel_is_not_kept(monkeypatch):
     kernel, seen = started(monkeypatch, made=lambda seen: None)
     for _ in range(3):
-        kernel[(1,)](torch.zeros(4), torch.zeros(4), 5, SIZE=2, NAME="a")
+        kernel.start(1, (torch.zeros(4), torch.zeros(4), 5), _start.options(SIZE=2, NAME="a"))
     assert count(seen) == {"first": 3}

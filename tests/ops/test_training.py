@@ -204,7 +204,7 @@ def test_running_statistics_of_any_dtypes(momentum, dtypes):
         x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
         true(x)
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        _fusion._remember(norm, torch.stack((mean, variance, variance * 100 / 99)))
+        _fusion._remember([(norm, torch.stack((mean, variance, variance * 100 / 99)))])
     assert norm.num_batches_tracked == true.num_batches_tracked == 2
     assert (norm.running_mean.dtype, norm.running_var.dtype) == dtypes
     torch.testing.assert_close(norm.running_mean.double(), true.running_mean, rtol=1e-5, atol=1e-6)
