@@ -52,6 +52,8 @@ class Grown:
         # The axes share a graph.
         self.graph.nodes = self.graph.nodes[:count]
         self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
+        self.policy.gates = {number for number in self.policy.gates if number < count}
+        self.policy.partial = {number for number in self.policy.partial if number < count}
         self.agreed = count
 
 
@@ -129,9 +131,7 @@ class Analysis:
                 # What sees both ends of any input, as the border does under circular padding, is left as it is.
                 lengths, grown, _ = before
                 break
-            # Windows over places that go row by row see both ends of a row, however large the input is.
-            enough = [not found or grown[axis].policy.crosses for axis, found in zip(self.axes, small, strict=True)]
-            if all(enough) or max(lengths.values()) * 3 > LONGEST:
+            if not any(small) or max(lengths.values()) * 3 > LONGEST:
                 break
             factor, before = factor * 3, (lengths, grown, small)
         self._grown = {axis: [grown[axis]] for axis in self.axes}

@@ -128,7 +128,7 @@ def numbered(counts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 class Regrouping(NamedTuple):
     """How to reshape an array: what to expand it to first, its new lengths, and the view that these become.
 
-    `shape` and `counts` are arguments of `labels.merge`.
+    `shape` and `counts` are arguments of `labels.flattened.view`.
     """
 
     wide: tuple[int, ...]

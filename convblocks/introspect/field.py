@@ -39,7 +39,7 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     """
     if labels is None:
         return AxisField(0, empty=True)
-    if labels.pooled and isinstance(labels, Concatenation) and joins_places(labels, None):
+    if labels.pooled and isinstance(labels, Concatenation) and 0 not in labels.lengths and joins_places(labels, None):
         # What has no position need not be put in a row.
         found = [axis_field(part, length, prefer, margin) for part in labels.different]
         if any(item is None for item in found):

@@ -27,60 +27,79 @@ class Reach(NamedTuple):
     multiple: int
 
 
+class _Seen(NamedTuple):
+    """How far units of a value are apart, and how far they see; the same where attentions of the whole map are cut."""
+
+    jump: int = 1
+    size: int = 1
+    apart: int = 1
+    width: int = 1
+    """With windows of attentions."""
+
+
 def reach(graph: Graph, axis: Axis) -> Reach:
     """How far units see at most, from the windows of a path."""
     source = graph.inputs[axis.input]
     length, rank = graph.shapes[source][axis.dim], len(graph.shapes[source])
+    # Channels are first or last, and fewer than rows or columns.
+    area = max(math.prod(graph.shapes[source][2:]), math.prod(graph.shapes[source][1:-1]))
     # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
     attends = graph.attends()
     multiple = 1
-    # Jump, field by convolutions and poolings, and field with windows of attentions.
-    seen: dict[int, tuple[int, int, int]] = {source: (1, 1, 1)}
+    seen = {source: _Seen()}
     scores: set[int] = set()
     for node in graph.nodes:
         found = [seen[value] for value in node.operands if value in seen]
-        here = found[0] if found else (1, 1, 1)
+        here = found[0] if found else _Seen()
         for other in found[1:]:
             if other != here:
-                here = max(here[0], other[0]), max(here[1], other[1]), max(here[2], other[2])
+                here = _Seen(*map(max, here, other))
         if attends and (node.op in ATTENTION or not scores.isdisjoint(node.operands)):
             # What an attention gathers of the whole map is cut as a gate, and what it gathers from adds nothing to the
             # field.
             if node.op in MATRIX_PRODUCTS or node.op in FUSED_ATTENTION:
-                jump, _, width = here
-                window = _window(graph, node, (length // jump) ** (rank - 2))
-                here = (1, 1, 1)
+                jump, _, apart, width = here
+                window = _window(graph, node, area // apart ** (rank - 2))
+                here = _Seen(jump)
                 if window is not None:
                     # Neighbours in two windows see as far apart as these are: what reads both sees both windows.
-                    here = jump, 1, width + 2 * math.ceil(window ** (1 / (rank - 2))) * jump
+                    here = _Seen(jump, 1, apart, width + 2 * math.ceil(window ** (1 / (rank - 2))) * apart)
             else:
                 scores.update(node.outputs)
         for offset, kernel, dilation, stride in _windows(graph, node):
             operand: Ref = node.args[0]
             shape = graph.shapes[operand.value]
             if offset == axis.dim - rank and len(shape) >= -offset and shape[offset] > 0:
-                jump, size, width = here
+                jump, size, apart, width = here
                 more = math.ceil((kernel - 1) * dilation * length / shape[offset])
                 out = graph.shapes[node.outputs[0]][offset]
                 if out > shape[offset]:
-                    jump = max(1, jump // round(out / shape[offset]))
+                    jump, apart = (max(1, steps // round(out / shape[offset])) for steps in (jump, apart))
                 elif out > 1 and len(shape) >= min(4, rank):
-                    jump *= stride
+                    jump, apart = jump * stride, apart * stride
                     while attends and jump % 2 == 0 and jump > max(stride, 1.5 * length / out):
                         jump //= 2
-                here = jump, size + more, width + more
-        common_multiple = math.lcm(multiple, here[0])
+                    apart = min(jump, apart)
+                here = _Seen(jump, size + more, apart, width + more)
+        common_multiple = math.lcm(multiple, here.jump)
         multiple = common_multiple if common_multiple <= 4096 else multiple
         seen.update(dict.fromkeys(node.outputs, here))
-    sizes = {value: size for value, (_, size, _) in seen.items()}
-    return Reach(sizes, max(width for _, _, width in seen.values()), multiple)
+    return Reach({value: of.size for value, of in seen.items()}, max(of.width for of in seen.values()), multiple)
 
 
 def _window(graph: Graph, node: Node, places: int) -> int | None:
-    """How many of so many places an attention gathers within windows; None for one of the whole map."""
+    """How many of so many places an attention gathers within windows; None where lengths tell that it is no such one.
+
+    Many windows of fewer queries than there are places have as many as there are places; the keys of a halo are some
+    more. The queries of a class are one, and the values of channels that attend to one another are the places.
+    """
     pair = node.operands[:2] if node.op in FUSED_ATTENTION else node.operands[-2:]
-    queries, keys = (graph.shapes[value][-2:-1] for value in pair)
-    return keys[0] if queries and keys and queries[0] < places else None
+    left, right = (graph.shapes[value] for value in pair)
+    if min(len(left), len(right)) < 2:
+        return None
+    queries, keys, columns = left[-2], right[-2], right[-1]
+    within = 1 < queries < places <= math.prod(left[:-1]) and keys <= 16 * queries and columns < places
+    return keys if within else None
 
 
 def _windows(graph: Graph, node: Node) -> Iterator[tuple[int, int, int, int]]:

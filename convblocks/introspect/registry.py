@@ -169,8 +169,7 @@ class Call:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
             return self.window(labels, dim, length, window_taps(length, *shape))
-        if kernel > 1:
-            self._cross(labels, dim)
+        self.cross(labels, dim)
         after = labels.along(dim, lambda data, axis: slide(data, axis - 1, *shape))
         return after if out > 1 else self.policy.gathered(self, labels, after, [dim])
 
@@ -191,13 +190,14 @@ class Call:
             )
         return self._gather(labels, dim, length, taps)
 
-    def _cross(self, labels: Labels, dim: int) -> None:
+    def cross(self, labels: Labels, dim: int) -> None:
+        """Say that what is done along a dimension goes by the length of rows, if it is one of flattened places."""
         if isinstance(labels, Flattened) and len(labels.groups[dim]) > 1:
             self.policy.crossed()
 
     def _gather(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
         if taps.shape[1] > 1:
-            self._cross(labels, dim)
+            self.cross(labels, dim)
         after = labels.along(dim, lambda data, axis: gather(data, axis - 1, taps))
         if taps.shape[0] > 1:
             return after

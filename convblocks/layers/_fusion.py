@@ -98,19 +98,20 @@ def _train(found: Parts, x: Tensor) -> Tensor:
 
     weights = found.depthwise, found.pointwise
     out, *stats = separable_training(x, *weights, found.first, found.second, found.batch(), *found.where)
-    _remember(
-        [
-            (norm, known.detach())
-            for norm, known in zip(found.norms, stats, strict=True)
-            if norm is not None and norm.training and norm.track_running_stats
-        ]
-    )
+    known = [
+        (norm, of.detach())
+        for norm, of in zip(found.norms, stats, strict=True)
+        if norm is not None and norm.training and norm.track_running_stats
+    ]
+    # One norm in both places remembers one after the other.
+    for some in [known] if found.norms[0] is not found.norms[1] else [[one] for one in known]:
+        _remember(some)
     return out
 
 
 @torch.no_grad()
 def _remember(norms: list[tuple[nn.BatchNorm2d, Tensor]]) -> None:
-    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, in two launches for all."""
+    """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, by two launches as a rule."""
     counts = [norm.num_batches_tracked for norm, _ in norms if norm.num_batches_tracked is not None]
     # As torch.optim calls them; the names have their underscores for want of others.
     if counts:

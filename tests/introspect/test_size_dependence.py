@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convblocks.introspect import receptive_field
+from convblocks.introspect import receptive_field, summary
 from convblocks.introspect.analysis import Analysis
 
 NARROW, WIDE = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 7, padding=3)
@@ -100,3 +100,44 @@ def test_windows_of_an_attention_are_in_the_estimate_of_the_field(monkeypatch: p
     field = receptive_field(network, (3, 32, 32), dtype=torch.float64)
     assert (field.size, field.jump, field.local.period) == ((size, size), (2.0, 2.0), (4, 4))
     assert len(runs) == 1
+
+
+def test_gates_behind_a_choice_by_size_are_forgotten_with_what_follows_it() -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def network(x: Tensor) -> Tensor:
+        x = conv(x)
+        x = x * (2.0 if x.shape[-1] < LIMIT else 3.0)
+        return conv(x) + x.cumsum(2) + x.mean((2, 3), keepdim=True)
+
+    field = receptive_field(network, (2, 32, 32))
+    assert field.gates == ("aten.cumsum", "aten.mean")
+    assert field.is_global == (True, True)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_shifts_that_no_estimate_counts_are_followed_whatever_comes_after(tail: bool) -> None:
+    """Windows that slide over flattened places see both ends of the rows of any input: that is no reason to stop."""
+    first, last, rows = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1), nn.Conv1d(2, 2, 3, padding=1)
+
+    class Shifts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = first(x)
+            for _ in range(4):
+                x = x + F.pad(x, (0, 0, 30, 0))[:, :, :-30]
+            x = last(x)
+            return rows(x.flatten(2)) if tail else x
+
+    sizes = [layer.field.local.size for layer in summary(Shifts(), (2, 32, 32)).layers if layer.field is not None]
+    assert (125, 5) in sizes
+
+
+@pytest.mark.parametrize(
+    "step",
+    [nn.Conv1d(2, 2, 1, 2), nn.MaxPool1d(1, 2), lambda x: x[:, :, ::2], lambda x: F.pad(x, (2, 0))[:, :, ::2]],
+    ids=["convolution", "pooling", "slice", "pad and slice"],
+)
+def test_every_other_flattened_place_is_told_at_the_given_size(step: Callable[[Tensor], Tensor]) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    field = receptive_field(lambda x: step(conv(x).flatten(2)), (2, 14, 14))
+    assert (field.size[0], field.jump[0], field.local.period[0]) == (3, 1 / 7, 7)

@@ -74,3 +74,23 @@ def test_what_cannot_be_tiled() -> None:
         tiled(UNet("nearest").eval(), torch.randn(1, 1, 64, 64), tile=50)
     with pytest.raises(ValueError, match="tile must be one positive whole number or 2"):
         tiled(dilated(), torch.randn(1, 1, 64, 64), tile=(32, 32, 32))
+
+
+class Softened(nn.Module):
+    """A softmax over channels, and a product of matrices behind it: no attention, whatever it looks like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 3, 2, 1)
+        self.mixed, self.wide = nn.Linear(4, 4), nn.Conv2d(3, 3, 35, padding=17)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mixed(self.before(x).softmax(1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.interpolate(self.after(y), scale_factor=4) + self.wide(x)
+
+
+def test_strides_before_a_softmax_count() -> None:
+    network, x = Softened().eval(), torch.randn(1, 3, 128, 128)
+    torch.testing.assert_close(tiled(network, x, tile=48), network(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="multiple of"):
+        tiled(network, x, tile=78)

@@ -45,8 +45,12 @@ def slice_of(arguments: dict[str, Any], length: int) -> slice:
 @rule("slice")
 def slice_(call: Call) -> Result:
     """A part of one dimension."""
+    labels = call.input
     dim: int = call["dim"] % call.ndim
-    return call.input and crop(call.input, dim, slice_of(call.arguments, call.shape[dim]))
+    index = slice_of(call.arguments, call.shape[dim])
+    if labels is not None and index.step > 1:
+        call.cross(labels, dim)
+    return labels and crop(labels, dim, index)
 
 
 @rule("select")
