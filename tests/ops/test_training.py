@@ -209,3 +209,17 @@ def test_running_statistics_of_any_dtypes(momentum, dtypes):
     assert (norm.running_mean.dtype, norm.running_var.dtype) == dtypes
     torch.testing.assert_close(norm.running_mean.double(), true.running_mean, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(norm.running_var.double(), true.running_var, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_one_norm_in_both_places_remembers_one_after_the_other(momentum):
+    block = DepthwiseSeparableConv(4, 4, 3, padding=1)
+    block.bn1.momentum = momentum
+    block.bn2 = block.bn1
+    true = copy.deepcopy(block)
+    x = torch.randn(2, 4, 6, 6)
+    found = _fusion.parts(block)
+    torch.testing.assert_close(_fusion._train(found, x), true(x))
+    assert block.bn1.num_batches_tracked == true.bn1.num_batches_tracked == 2
+    torch.testing.assert_close(block.bn1.running_mean, true.bn1.running_mean)
+    torch.testing.assert_close(block.bn1.running_var, true.bn1.running_var)
