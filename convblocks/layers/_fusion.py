@@ -113,8 +113,8 @@ def _train(found: Parts, x: Tensor) -> Tensor:
 def _remember(norms: list[tuple[nn.BatchNorm2d, Tensor]]) -> None:
     """Update running statistics as `nn.BatchNorm2d` does, without waiting for the device, by two launches as a rule."""
     counts = [norm.num_batches_tracked for norm, _ in norms if norm.num_batches_tracked is not None]
-    # As torch.optim calls them; the names have their underscores for want of others.
     if counts:
+        # As torch.optim calls it; the name has its underscores for want of another.
         torch._foreach_add_(counts, 1)  # pyright: ignore[reportPrivateImportUsage]
     alike: dict[tuple[float, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for norm, stats in norms:
@@ -128,6 +128,7 @@ def _remember(norms: list[tuple[nn.BatchNorm2d, Tensor]]) -> None:
             olds.append(old)
             news.append(new.to(old.dtype))
     for (momentum, _), (olds, news) in alike.items():
+        # As torch.optim calls it, likewise.
         torch._foreach_lerp_(olds, news, momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
