@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convblocks.ops import _kernels_training, _launch, _launch_sums
 from convblocks.ops._launch import Pair, blocks
-from convblocks.ops._launch_separable import power_of_two
+from convblocks.ops._launch_separable import has, power_of_two
 from convblocks.ops._stage import Stage
 from convblocks.ops._start import Kernels, Options, options
 
@@ -173,8 +173,8 @@ Constants = tuple[int, float, str]
 
 def _constants(stage: Stage) -> Constants:
     """What a kernel is compiled for of a norm: the parts that it has, what it adds to the variance, what follows it."""
-    # A norm there is, whether or not it keeps running statistics.
-    return 2 + 4 * (stage.weight is not None) + 8 * (stage.shift is not None), stage.eps, stage.act
+    # A norm there is, whether or not it keeps running statistics, and no bias.
+    return has(stage) & ~1 | 2, stage.eps, stage.act
 
 
 def _units(*channels: int) -> list[int]:
