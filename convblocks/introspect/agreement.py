@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -27,21 +28,36 @@ VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbm
 """Operations that read what the values of a constant let through: one that grows may let through other places."""
 
 
-def agreement(first: Graph, second: Graph) -> int:
-    """How many leading nodes are the same in both graphs, sizes apart."""
-    foreign = _first_foreign(first, second)
-    for count, (a, b) in enumerate(zip(first.nodes, second.nodes, strict=False)):
+class Agreement:
+    """Whether a run does what another did, sizes apart: asked at every node of the one that goes on."""
+
+    def __init__(self, first: Graph) -> None:
+        self._first = first
+        self._parameters = [*first.parameters.items()]
+        self._known = 0
+
+    def __call__(self, second: Graph) -> bool:
+        """Whether the last node of `second` is the same in both."""
+        first, number = self._first, len(second.nodes) - 1
+        if number >= len(first.nodes):
+            return False
+        a, b = first.nodes[number], second.nodes[number]
         if a.op != b.op or a.outputs != b.outputs or (a.args != b.args and _refs(a.args) != _refs(b.args)):
-            return count
-        if a.outputs[0] > foreign or not _same_windows(first, second, a, b):
-            return count
-    return min(len(first.nodes), len(second.nodes))
+            return False
+        return self._same_parameters(second, a.outputs[0]) and _same_windows(first, second, a, b)
 
+    def _same_parameters(self, second: Graph, value: int) -> bool:
+        """Whether no value before `value` is one parameter here and another there.
 
-def _first_foreign(first: Graph, second: Graph) -> float:
-    """The first value that is one parameter here and another there: Python chose a layer by the size of its input."""
-    numbers = first.parameters.keys() | second.parameters.keys()
-    return min((n for n in numbers if first.parameters.get(n) is not second.parameters.get(n)), default=math.inf)
+        Otherwise Python chose a layer by the size of its input.
+        """
+        found = [*islice(reversed(second.parameters.items()), len(second.parameters) - self._known)]
+        for number, parameter in reversed(found):
+            here = self._parameters[self._known] if self._known < len(self._parameters) else (-1, None)
+            if here[0] != number or here[1] is not parameter:
+                return False
+            self._known += 1
+        return self._known == len(self._parameters) or self._parameters[self._known][0] > value
 
 
 def _same_windows(first: Graph, second: Graph, a: Node, b: Node) -> bool:
@@ -96,6 +112,10 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
             continue
         if a.op.startswith(RESAMPLING):
             if not _same_ratio(first, second, a, b):
+                return True
+        elif a.op == "col2im":
+            # The size of its result goes with the number of its windows.
+            if a.args[2:] != b.args[2:]:
                 return True
         elif a.op in ("index", "_unsafe_index"):
             if not _same_places(first, second, a, b):
@@ -178,10 +198,12 @@ def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tupl
     shapes = [
         (g.shapes[ref.value], g.shapes[node.outputs[0]]) for g, ref, node in ((first, source, a), (second, twin, b))
     ]
-    groups = [factors(old, new) for old, new in shapes]
-    if groups[0] != groups[1]:
+    native, grown = shapes
+    # Among lengths of 1 there is more than one way to tell what has become of which dimension.
+    runs = factors(*grown)
+    if any(math.prod(native[0][i] for i in old) != math.prod(native[1][i] for i in new) for old, new in runs):
         return False
-    return all(_same_cut(shapes, before, after, seen) for before, after in groups[0])
+    return all(_same_cut(shapes, before, after, seen) for before, after in runs)
 
 
 def _same_cut(
@@ -194,6 +216,10 @@ def _same_cut(
     olds, news = ([tuple([shape[i][dim] for dim in dims]) for shape in shapes] for i, dims in ((0, before), (1, after)))
     if olds[0] == olds[1]:
         return True
+    if len(after) == 1:
+        # What is merged here may be cut again.
+        seen.add(tuple(zip(*olds, strict=True)))
+        return True
     if len(before) == 1:
         return _is_window([pair for pair in zip(*news, strict=True) if pair != (1, 1)], seen)
     finer = [common(old, new) for old, new in zip(olds, news, strict=True)]
@@ -205,7 +231,6 @@ def _same_cut(
             return False
         if not _is_window(list(zip(here, there, strict=True)), seen):
             return False
-    # What is merged here may be cut again.
     seen.update(
         tuple(zip(here, there, strict=True))
         for here, there in zip(*(shared(new, fine) for new, fine in zip(news, shorter, strict=True)), strict=True)

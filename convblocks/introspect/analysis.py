@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from convblocks.introspect.agreement import agreement, follows_size, settled
+from convblocks.introspect.agreement import Agreement, follows_size, settled
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField, axis_field, see_alike
@@ -162,9 +162,15 @@ class Analysis:
         shapes = [list(shape) for shape in self.inputs.shapes]
         for axis, length in lengths.items():
             shapes[axis.input][axis.dim] = length
-        graph = trace(self.model, shapes, self.inputs.dtypes, watch_modules=False)
-        agreed = agreement(self.native, graph)
-        graph.nodes = graph.nodes[:agreed]
+        graph = trace(
+            self.model,
+            shapes,
+            self.inputs.dtypes,
+            watch_modules=False,
+            functions=self.native.functions,
+            goes_on=Agreement(self.native),
+        )
+        agreed = len(graph.nodes)
         # The same operations ran in the same modules.
         graph.calls = self.native.calls
         for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
@@ -193,8 +199,10 @@ class Analysis:
             return self._too_small(grown.like)
         seen: dict[Identity, bool] = {}
         found: set[int] = set()
+        # A window from the end of a row to the next sees both ends of any input.
+        crossed = downstream(grown.graph, grown.policy.crosses) if grown.policy.crosses else set[int]()
         for value, labels in grown.labels.labels.items():
-            if labels.pooled or value in grown.labels.unknown:
+            if labels.pooled or value in grown.labels.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
                 seen[labels.identity] = shows_all(labels, grown.length)

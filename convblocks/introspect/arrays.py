@@ -40,6 +40,15 @@ def extent(data: Tensor) -> Tensor:
     return 1 - data[0] - data[1]
 
 
+def extents(data: Tensor) -> tuple[int, int]:
+    """The smallest extent of an element that depends on anything, and the largest; 0 and less if none does."""
+    moved = data.sum(0, dtype=data.dtype)
+    low, high = moved.aminmax()
+    if int(high) > 0 >= int(low):
+        high = moved[moved <= 0].max()
+    return 1 - int(high), 1 - int(low)
+
+
 def nothing_like(data: Tensor) -> Tensor:
     """Labels of what depends on nothing."""
     return torch.full_like(data, NOTHING)
@@ -52,7 +61,7 @@ def constant_along(data: Tensor, axis: int) -> bool:
         return True
     # What varies does so between the first place and the middle, as a rule.
     first = data.narrow(axis, 0, 1)
-    return torch.equal(first, data.narrow(axis, length // 2, 1)) and bool((data == first).all())
+    return torch.equal(first, data.narrow(axis, length // 2, 1)) and torch.equal(data, first.expand_as(data))
 
 
 def compress(data: Tensor, dims: Sequence[int]) -> Tensor:

@@ -94,6 +94,7 @@ def activation_bytes(graph: Graph, nodes: Iterable[Node]) -> int:
     """Memory of what the operations produce, views and in-place writes excepted: what training keeps, at most."""
     total = 0
     for node in nodes:
+        total += node.copied
         if node.op in VIEWS or (node.op.endswith("_") and not node.op.startswith("_")):
             continue
         for value in node.outputs:

@@ -32,7 +32,7 @@ class _Replay:
     def __init__(self, run: Grown) -> None:
         self.run = run
 
-    def crossed(self) -> None:
+    def crossed(self, call: Call, dim: int) -> None:
         """Known already."""
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:

@@ -25,6 +25,8 @@ class Node:
     call: int
     hides: bool = False
     """A mask hides a part of what it depends on."""
+    copied: int = 0
+    """Bytes of copies made before it, which are no values of their own."""
     _arguments: dict[str, Any] | None = None
     _operands: tuple[int, ...] | None = None
 
@@ -82,6 +84,8 @@ class Graph:
     outputs: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
     """Values that a caller can read: the outputs, what else a returned object holds, and what a module has kept."""
+    functions: bool = False
+    """Whether functions of torch were watched too."""
     error: Exception | None = None
     error_at: str = ""
 

@@ -198,8 +198,8 @@ def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     return _empty(first, shape)
 
 
-def _resized(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
-    fits = x.dim() == 4 and len(size) == 2 and min(size) > 0 and 0 not in x.shape
+def _resized(count: int, x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
+    fits = x.dim() == count + 2 and len(size) == count and min(size) > 0 and 0 not in x.shape
     return _empty(x, (*x.shape[:2], *size)) if fits and x.is_floating_point() and (_plain(x) or _rows(x)) else None
 
 
@@ -430,9 +430,11 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.clone.default: _clone,
     aten._unsafe_view.default: _reshaped,
     aten.stack.default: _stacked,
-    aten.upsample_nearest2d.default: _resized,
-    aten.upsample_bilinear2d.default: _resized,
-    aten.upsample_bicubic2d.default: _resized,
+    aten.upsample_linear1d.default: partial(_resized, 1),
+    aten.upsample_nearest2d.default: partial(_resized, 2),
+    aten.upsample_bilinear2d.default: partial(_resized, 2),
+    aten.upsample_bicubic2d.default: partial(_resized, 2),
+    aten.upsample_trilinear3d.default: partial(_resized, 3),
     aten.clamp_min.default: _like,
     aten.neg.default: _like,
     aten.avg_pool2d.default: _average,

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convblocks.introspect import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - importing registers them
-from convblocks.introspect.arrays import NOTHING, TooLarge, extent, interval
+from convblocks.introspect.arrays import NOTHING, TooLarge, extent, extents, interval
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.labels import Concatenation, Flattened, Labels, least_of_middle, least_of_run, slices
+from convblocks.introspect.labels import (
+    Concatenation,
+    Flattened,
+    Labels,
+    least_of_middle,
+    least_of_run,
+    middle_of,
+    slices,
+)
 from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.repeats import Repeats
@@ -43,7 +51,7 @@ class Whole:
 
     exact_borders = True
 
-    def crossed(self) -> None:
+    def crossed(self, call: Call, dim: int) -> None:
         """See `Policy`."""
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
@@ -70,14 +78,17 @@ class Local:
         self.share = native / length
         """Length of the axis at the original size, as a part of that of the input followed."""
         self.gates: set[int] = set()
-        self.crosses = False
-        """Whether windows slide over places that go row by row: which rows meet in one follows the width of the map."""
+        self.crosses: set[int] = set()
+        """Nodes that slide windows over places that go row by row: which rows meet follows the width of the map."""
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
 
-    def crossed(self) -> None:
-        """See `Policy`."""
-        self.crosses = True
+    def crossed(self, call: Call, dim: int) -> None:
+        """See `Policy`; the rows of a window, which are as long at any size of the map, are left out."""
+        value = call.source.value
+        here, native = call.graph.shapes[value], self.native_shapes[value]
+        if not 0 <= dim < len(here) == len(native) or here[dim] != native[dim]:
+            self.crosses.add(call.number)
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
@@ -104,28 +115,28 @@ class Local:
         for dim in dims:
             rows = least_of_middle(before, dim, self.share)
             count = self._native_length(call, before, dim) if rows is None else 0
-            before = rows or least_of_run(before, dim, (before.length(dim) - count) // 2, count)
+            before = rows or least_of_run(before, dim, middle_of(before.length(dim), count), count)
         return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
         """Whether every element that depends on anything depends on more than half of the input."""
-        lengths = labels.lengths
-        if 0 in lengths:
+        if isinstance(labels, Flattened):
+            # A view shows the same elements.
+            return self._spans(labels.source)
+        if 0 in labels.lengths:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        middle = labels.at([n // 2 for n in lengths]).data.flatten()
-        lo, negative_hi = cast("list[int]", middle.tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
-        if 0 < 1 - lo - negative_hi <= self.half:
+        if 0 < 1 - int(labels.at([n // 2 for n in labels.lengths]).data.sum()) <= self.half:
             return False
         # What merges with others depends on no less.
         if any(int(extent(data).min()) > self.half for term in labels.terms for data in slices(term)):
             return True
         some = False
         for part in slices(labels):
-            size = extent(part)
-            if bool(((size > 0) & (size <= self.half)).any()):
+            smallest, largest = extents(part)
+            if 0 < smallest <= self.half:
                 return False
-            some = some or bool((size > 0).any())
+            some = some or largest > 0
         return some
 
     def _moves(self, labels: Labels) -> bool:
@@ -210,7 +221,7 @@ def _repeated(
     graph: Graph, node: Node, number: int, repeats: Repeats, policy: Local, labels: dict[int, Labels]
 ) -> list[Labels | None]:
     """What the rule says, or has said of a node before: if that was a gate, so is this."""
-    key = None if node.hides else repeats.key(node, labels)
+    key = repeats.key(number, labels)
     found = repeats.find(key) if key is not None else None
     if found is not None:
         for gates in (policy.gates, policy.partial):

@@ -41,8 +41,8 @@ class Policy(Protocol):
 
     exact_borders: bool
 
-    def crossed(self) -> None:
-        """A window has slid over places that go row by row, from the end of one to the beginning of the next."""
+    def crossed(self, call: Call, dim: int) -> None:
+        """A window has slid along `dim`, over places that go row by row, from the end of one to the next."""
         ...
 
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
@@ -193,7 +193,7 @@ class Call:
     def cross(self, labels: Labels, dim: int) -> None:
         """Say that what is done along a dimension goes by the length of rows, if it is one of flattened places."""
         if isinstance(labels, Flattened) and len(labels.groups[dim]) > 1:
-            self.policy.crossed()
+            self.policy.crossed(self, dim)
 
     def _gather(self, labels: Labels, dim: int, length: int, taps: Tensor) -> Labels:
         if taps.shape[1] > 1:

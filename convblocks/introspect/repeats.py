@@ -29,6 +29,8 @@ class Repeats:
         # Labels are told apart by their identity, so they must outlive the answers.
         self._alive: list[Labels] = []
         self._asked = self._found = 0
+        self._kinds: dict[int, tuple[int, tuple[int, ...]] | None] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._zeros: list[Tensor] = []
         self._patterns: dict[int, int | None] = {}
 
@@ -44,32 +46,43 @@ class Repeats:
         self._alive += operands
         self._answers[key] = number, answer
 
-    def key(self, node: Node, labels: dict[int, Labels]) -> Hashable | None:
+    def key(self, number: int, labels: dict[int, Labels]) -> Hashable | None:
         """Equal for nodes of which the rules say the same; None where that cannot be told."""
-        if node.op == "scatter_into_view" or (self._asked > 300 and 8 * self._found < self._asked):
-            # It is not in its arguments what is written into; and where little is found, looking costs more.
+        if self._asked > 1000 and 16 * self._found < self._asked:
+            # Where little is found, looking costs more.
+            return None
+        if number not in self._kinds:
+            self._kinds[number] = self._kind(self._graph.nodes[number])
+        kind = self._kinds[number]
+        if kind is None:
+            return None
+        return kind[0], *[labels[value].identity if value in labels else value for value in kind[1]]
+
+    def _kind(self, node: Node) -> tuple[int, tuple[int, ...]] | None:
+        """A number, the same for nodes that differ in their operands alone, and those of them that may have labels."""
+        if node.hides or node.op == "scatter_into_view":
+            # It is not in the arguments of this one what is written into.
             return None
         shapes = self._graph.shapes
         found: list[Hashable] = [node.func, *[shapes[value] for value in node.outputs]]
         try:
-            found.append(self._part(node, node.args, labels))
-            found += [(name, self._part(node, item, labels)) for name, item in node.kwargs.items()]
-            hash(tuple(found))
+            found.append(self._part(node, node.args))
+            found += [(name, self._part(node, item)) for name, item in node.kwargs.items()]
+            number = self._numbers.setdefault(tuple(found), len(self._numbers))
         except TypeError:
             return None
-        return tuple(found)
+        return number, tuple([value for value in node.operands if self._graph.depends[value]])
 
-    def _part(self, node: Node, item: Any, labels: dict[int, Labels]) -> Hashable:
+    def _part(self, node: Node, item: Any) -> Hashable:
         if isinstance(item, Ref):
             value = item.value
-            known = labels.get(value)
-            if known is not None:
-                return "labels", known.identity, self._graph.shapes[value], self._native_shapes[value]
-            if node.op in WEIGHED and not self._graph.depends[value]:
+            if self._graph.depends[value]:
+                return "labels", self._graph.shapes[value], self._native_shapes[value]
+            if node.op in WEIGHED:
                 return "weights", self._graph.shapes[value], self._pattern(value)
             return "value", value
         if isinstance(item, (list, tuple)):
-            return tuple([self._part(node, part, labels) for part in cast("Sequence[Any]", item)])
+            return tuple([self._part(node, part) for part in cast("Sequence[Any]", item)])
         return cast("Hashable", item)
 
     def _pattern(self, value: int) -> int | None:

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, cast
 
@@ -28,15 +29,33 @@ class ValueNeeded(RuntimeError):
     """Python asked for the value of a tensor that depends on the input."""
 
 
+class Stop(BaseException):
+    """The rest of the pass is of no use; no network catches it."""
+
+
+SAME = frozenset({"clone", "alias", "detach"})
+"""Operations that give what they are given."""
+
+
 class Tracer(TorchDispatchMode):
     """Runs every operation on meta tensors, and notes it as a node of `graph`.
 
-    `parameters` and `buffers` are those of the network, by the identity of the tensor object.
+    `parameters` and `buffers` are those of the network, by the identity of the tensor object. `goes_on` is asked at
+    every node, that being the last of the graph: the pass ends before the first of which it says no.
+
+    What a tensor is copied to holds the same value: whether a reshape has to copy depends on the size of the input.
     """
 
-    def __init__(self, parameters: dict[int, Tensor], buffers: dict[int, Tensor]) -> None:
+    def __init__(
+        self,
+        parameters: dict[int, Tensor],
+        buffers: dict[int, Tensor],
+        goes_on: Callable[[Graph], bool] | None = None,
+    ) -> None:
         super().__init__()
         self.graph = Graph()
+        self.goes_on = goes_on
+        self.copied = 0
         self.aliases = AliasTable(self._emit, self.graph.shapes)
         self.parameters, self.buffers = parameters, buffers
         self.twins: dict[int, Tensor] = {}
@@ -118,7 +137,11 @@ class Tracer(TorchDispatchMode):
             hides = depends and masked and (plain in masks.MEETS or "attention" in op)
         node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
         if depends or op in COSTED:
+            node.copied, self.copied = self.copied, 0
             graph.nodes.append(node)
+            if self.goes_on is not None and not self.goes_on(graph):
+                graph.nodes.pop()
+                raise Stop
         if not depends:
             graph.made.update(dict.fromkeys(outputs, node))
         return outputs
@@ -168,6 +191,9 @@ class Tracer(TorchDispatchMode):
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]
+        if about.name in SAME and depends:
+            self._same(about, tensors[0], outputs[0], values[0])
+            return result
         if about.inplace_view:
             self._restride(func, node_args, node_kwargs, tensors[0], outputs[0])
             return result
@@ -176,7 +202,11 @@ class Tracer(TorchDispatchMode):
             into, besides = about.targets(args, kwargs)
             into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
         numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
-        self._record(about.name, func, node_args, node_kwargs, numbered)
+        if about.name == "_unsafe_view" and depends:
+            # A reshape that has had to copy.
+            self._record("view", torch.ops.aten.view.default, node_args, node_kwargs, numbered)
+        else:
+            self._record(about.name, func, node_args, node_kwargs, numbered)
         if writes:
             self._write(into, outputs, numbered, on_meta)
         elif tensors and about.view:
@@ -191,6 +221,16 @@ class Tracer(TorchDispatchMode):
         if not on_meta:
             self._look_for_masks(outputs, numbered)
         return result
+
+    def _same(self, about: Operator, tensor: Tensor, output: Tensor, value: int) -> None:
+        """The same value, in memory of its own or not."""
+        if about.view:
+            alias = self.aliases.get(tensor)
+            assert alias is not None
+            self.bind(output, alias)
+        else:
+            self.copied += math.prod(output.shape) * output.dtype.itemsize
+            self.bind(output, Alias.fresh(value, meta=output.is_meta))
 
     def _numbered(self, tree: Iterable[Any], tensors: list[Tensor], values: list[int]) -> list[Any]:
         """Arguments with what a tensor holds now in its place; the tensors and their values are appended."""

@@ -26,7 +26,7 @@ from convblocks.introspect.aliasing import Alias
 from convblocks.introspect.graph import Graph, ModuleCall, leaves, map_tensors
 from convblocks.introspect.operations import RECURRENT
 from convblocks.introspect.state import evaluating, held, no_collection, reachable, restored
-from convblocks.introspect.tracer import Tracer
+from convblocks.introspect.tracer import Stop, Tracer
 
 
 class _Functions(TorchFunctionMode):
@@ -113,11 +113,14 @@ def trace(
     *,
     watch_modules: bool = True,
     watch_held: bool = False,
+    functions: bool | None = None,
+    goes_on: Callable[[Graph], bool] | None = None,
 ) -> Graph:
     """Run `model` once on meta tensors of the given shapes (batch dimension included) and record what it does.
 
     `watch_modules` records the calls of modules, and in which of them every operation runs; `watch_held` looks for what
-    can be read besides the outputs, wherever a module keeps it.
+    can be read besides the outputs, wherever a module keeps it; `functions` watches functions of torch, where that is
+    needed by default; `goes_on` is asked of the graph at every node, and ends the pass before one of which it says no.
 
     An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
     """
@@ -130,8 +133,10 @@ def trace(
 
     def run(functions: bool) -> tuple[Graph, bool]:
         with torch.no_grad(), no_collection(), restored(modules), evaluating(module, modules):
-            return _pass(model, modules, names, shapes, dtypes, functions=functions, watch_held=watch_held)
+            return _pass(model, modules, names, shapes, dtypes, goes_on, functions=functions, watch_held=watch_held)
 
+    if functions is not None:
+        return run(functions)[0]
     if not any(isinstance(child, nn.RNNBase) for child in modules):
         graph, missed = run(functions=False)
         if not missed and graph.error is None:
@@ -145,6 +150,7 @@ def _pass(
     names: dict[int, str] | None,
     shapes: Sequence[Sequence[int]],
     dtypes: Sequence[torch.dtype],
+    goes_on: Callable[[Graph], bool] | None,
     *,
     functions: bool,
     watch_held: bool,
@@ -152,8 +158,9 @@ def _pass(
     """The graph, and whether it came by something that is one operation only if `functions` are watched."""
     parameters: dict[int, Tensor] = {id(p): p for child in modules for p in child._parameters.values() if p is not None}
     buffers = {id(b): b for child in modules for b in child._buffers.values() if b is not None}
-    tracer = Tracer(parameters, buffers)
+    tracer = Tracer(parameters, buffers, goes_on)
     graph = tracer.graph
+    graph.functions = functions
     inputs = [
         torch.empty(tuple(shape), dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
     ]
@@ -171,4 +178,8 @@ def _pass(
         except Exception as error:
             graph.error = error
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
+        except Stop:
+            pass
+    if graph.nodes:
+        graph.nodes[-1].copied += tracer.copied
     return graph, tracer.missed

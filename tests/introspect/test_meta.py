@@ -190,6 +190,10 @@ def test_resizing(layout: str) -> None:
         same(aten.upsample_bilinear2d.default, x, size, False)
         same(aten.upsample_bilinear2d.default, x, size, True, None, None)
         same(aten.upsample_bicubic2d.default, x, size, False)
+        for other in (x[0], x.flatten(0, 1) if x.dim() > 2 else x, x.unsqueeze(0), x):
+            same(aten.upsample_linear1d.default, other, size[:1], False)
+            same(aten.upsample_linear1d.default, other, size[:1], True, 2.0)
+            same(aten.upsample_trilinear3d.default, other, [*size, 5], False)
 
 
 @pytest.mark.parametrize("dims", [[2, 3], [-1], [1], [], None, [4], [2, 2]])
@@ -337,6 +341,8 @@ def test_every_shortcut_is_tested() -> None:
         aten.clone.default,
         aten._unsafe_view.default,
         aten.stack.default,
+        aten.upsample_linear1d.default,
+        aten.upsample_trilinear3d.default,
         aten.upsample_nearest2d.default,
         aten.upsample_bilinear2d.default,
         aten.upsample_bicubic2d.default,

@@ -89,8 +89,23 @@ class Flattened(Labels):
     def along(self, dim: int, function: Callable[[Tensor, int], Tensor]) -> Labels:
         """See `Labels`."""
         if len(self.groups[dim]) > 1:
-            return super().along(dim, function)
+            return self._put_in_a_row(dim).along(dim, function)
         return self.around(self.source.along(self.groups[dim][0], function))
+
+    def _put_in_a_row(self, dim: int) -> Labels:
+        """The same labels with the places of one dimension put together, and those of the others apart still."""
+        group = self.groups[dim]
+        lengths = self.source.lengths
+        wide = list(lengths)
+        if any(lengths[fine] > 1 for fine in group):
+            for fine in group:
+                wide[fine] = self.shape[fine]
+        first, end = group[0], group[-1] + 1
+        sizes = [*wide[:first], math.prod(wide[first:end]), *wide[end:]]
+        affordable(sizes)
+        source = self.source.map(lambda data: data.expand(-1, *wide).reshape(data.shape[0], *sizes))
+        shape = [*self.shape[:first], math.prod(self.shape[first:end]), *self.shape[end:]]
+        return view(source, shape, [1 if n == dim else len(other) for n, other in enumerate(self.groups)])
 
     def at(self, places: Sequence[int | None]) -> Labels:
         """See `Labels`."""

@@ -91,6 +91,11 @@ def _run_of_places(source: Labels, shape: Sequence[int], dims: Sequence[int], st
     return reduce(of_two, pieces)
 
 
+def middle_of(length: int, count: int) -> int:
+    """Where `count` places in the middle begin: a multiple of as many, as windows begin at."""
+    return (length - count) // 2 // count * count if count else 0
+
+
 def least_of_middle(labels: Labels, dim: int, share: float) -> Labels | None:
     """The elements of the middle rows of a dimension of flattened places merged, so large a share of all rows.
 
@@ -110,5 +115,5 @@ def least_of_middle(labels: Labels, dim: int, share: float) -> Labels | None:
     source = labels.source
     for fine in labels.groups[dim]:
         count = max(1, round(labels.shape[fine] * share))
-        source = source.narrow(fine, (labels.shape[fine] - count) // 2, count)
+        source = source.narrow(fine, middle_of(labels.shape[fine], count), count)
     return labels.around(least(source, labels.groups[dim]))

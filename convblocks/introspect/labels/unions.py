@@ -39,7 +39,7 @@ def of_two(first: Labels, second: Labels) -> Labels:
     """The minimum of labels of as many dimensions, which are pooled both or neither."""
     if second is first or second.identity == first.identity:
         return first
-    if not isinstance(first, Concatenation):
+    if isinstance(second, Concatenation) and not isinstance(first, Concatenation):
         first, second = second, first
     if isinstance(first, Concatenation):
         if second.length(first.dim) == 1:
@@ -76,7 +76,13 @@ def _together(first: Labels, second: Labels) -> Labels:
     if not isinstance(first, Flattened) and not isinstance(second, Flattened):
         lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
         affordable(lengths)
-        return Labels(torch.minimum(first.data, second.data), first.pooled)
+        data = torch.minimum(first.data, second.data)
+        if not data.is_floating_point():
+            # What adds nothing leaves the labels as they are: the rules may have said already what becomes of those.
+            for labels in (first, second):
+                if torch.equal(data, labels.data):
+                    return labels
+        return Labels(data, first.pooled)
     finer = _finer(first, second)
     if finer is None:
         return _together(Labels(first.data, first.pooled), Labels(second.data, second.pooled))
