@@ -54,6 +54,7 @@ class Grown:
         self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
         self.policy.gates = {number for number in self.policy.gates if number < count}
         self.policy.partial = {number for number in self.policy.partial if number < count}
+        self.policy.crosses = {number for number in self.policy.crosses if number < count}
         self.agreed = count
 
 
@@ -92,7 +93,7 @@ class Analysis:
     def local(self, axis: Axis) -> tuple[Propagation, Local]:
         """Local labels at the original size, for what a larger input cannot reach."""
         if axis not in self._local:
-            policy = Local(self.length(axis), self.native.shapes, self.length(axis))
+            policy = Local(self.length(axis), self.native.shapes, self.length(axis), attends=self._attends)
             self._local[axis] = propagate(self.native, axis, policy), policy
         return self._local[axis]
 
@@ -182,7 +183,7 @@ class Analysis:
                 [like] = result.values()
                 result[axis] = self._mirror(like, axis, maps)
             else:
-                policy = Local(length, self.native.shapes, self.length(axis))
+                policy = Local(length, self.native.shapes, self.length(axis), attends=self._attends)
                 result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
 

@@ -72,14 +72,17 @@ class Local:
 
     exact_borders = False
 
-    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], native: int) -> None:
+    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], native: int, *, attends: bool) -> None:
         self.half = length // 2
+        self.attends = attends
         self.native_shapes = native_shapes
         self.share = native / length
         """Length of the axis at the original size, as a part of that of the input followed."""
         self.gates: set[int] = set()
         self.crosses: set[int] = set()
         """Nodes that slide windows over places that go row by row: which rows meet follows the width of the map."""
+        self.even: set[int] = set()
+        """Gates of which the window begins at a multiple of its length."""
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
 
@@ -112,10 +115,21 @@ class Local:
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
+        number = call.number
+        found = self._middle(call, before, dims, even=number in self.even)
+        if self.attends and number not in self.even and not before.dtype.is_floating_point:
+            # Places that begin where windows do are those of no more windows than there are at the original size.
+            other = self._middle(call, before, dims, even=True)
+            if self._longest(other) < self._longest(found):
+                self.even.add(number)
+                return other
+        return found
+
+    def _middle(self, call: Call, before: Labels, dims: Sequence[int], *, even: bool) -> Labels:
         for dim in dims:
-            rows = least_of_middle(before, dim, self.share)
+            rows = least_of_middle(before, dim, self.share, even)
             count = self._native_length(call, before, dim) if rows is None else 0
-            before = rows or least_of_run(before, dim, middle_of(before.length(dim), count), count)
+            before = rows or least_of_run(before, dim, middle_of(before.length(dim), count, even), count)
         return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
@@ -182,7 +196,7 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     )
     # Where there is no attention every layer sees more than the one before it.
     repeats = None
-    if isinstance(policy, Local) and graph.attends():
+    if isinstance(policy, Local) and policy.attends:
         repeats = Repeats(graph, policy.native_shapes), policy
     for number, node in enumerate(graph.nodes):
         _step(graph, node, number, policy, done, repeats)
@@ -224,7 +238,7 @@ def _repeated(
     key = repeats.key(number, labels)
     found = repeats.find(key) if key is not None else None
     if found is not None:
-        for gates in (policy.gates, policy.partial):
+        for gates in (policy.gates, policy.partial, policy.even):
             if found[0] in gates:
                 gates.add(number)
         return found[1]

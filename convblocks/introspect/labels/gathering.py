@@ -91,22 +91,23 @@ def _run_of_places(source: Labels, shape: Sequence[int], dims: Sequence[int], st
     return reduce(of_two, pieces)
 
 
-def middle_of(length: int, count: int) -> int:
-    """Where `count` places in the middle begin: a multiple of as many, as windows begin at."""
-    return (length - count) // 2 // count * count if count else 0
+def middle_of(length: int, count: int, even: bool) -> int:
+    """Where `count` places in the middle begin; `even`: at a multiple of as many, as windows do."""
+    start = (length - count) // 2
+    return start // count * count if even and count else start
 
 
-def least_of_middle(labels: Labels, dim: int, share: float) -> Labels | None:
+def least_of_middle(labels: Labels, dim: int, share: float, even: bool) -> Labels | None:
     """The elements of the middle rows of a dimension of flattened places merged, so large a share of all rows.
 
-    Tokens beside the map are merged with them. None for a dimension of other elements.
+    Tokens beside the map are merged with them. None for a dimension of other elements. `even` is that of `middle_of`.
     """
     if labels.terms:
-        rows = [term if term.length(dim) == 1 else least_of_middle(term, dim, share) for term in labels.terms]
+        rows = [term if term.length(dim) == 1 else least_of_middle(term, dim, share, even) for term in labels.terms]
         known = [term for term in rows if term is not None]
         return reduce(of_two, known) if len(known) == len(rows) else None
     if isinstance(labels, Concatenation) and labels.dim == dim:
-        found = [least_of_middle(item, dim, share) for item in labels.different]
+        found = [least_of_middle(item, dim, share, even) for item in labels.different]
         items = zip(found, labels.different, strict=True)
         pieces = [least(item, [dim]) if middle is None else middle for middle, item in items]
         return None if all(middle is None for middle in found) else reduce(of_two, pieces)
@@ -115,5 +116,5 @@ def least_of_middle(labels: Labels, dim: int, share: float) -> Labels | None:
     source = labels.source
     for fine in labels.groups[dim]:
         count = max(1, round(labels.shape[fine] * share))
-        source = source.narrow(fine, middle_of(labels.shape[fine], count), count)
+        source = source.narrow(fine, middle_of(labels.shape[fine], count, even), count)
     return labels.around(least(source, labels.groups[dim]))
