@@ -18,6 +18,7 @@ from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
+from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
 from convblocks.introspect.units import of_two_places, shows_all, units_of
@@ -93,9 +94,21 @@ class Analysis:
     def local(self, axis: Axis) -> tuple[Propagation, Local]:
         """Local labels at the original size, for what a larger input cannot reach."""
         if axis not in self._local:
-            policy = Local(self.length(axis), self.native.shapes, self.length(axis), attends=self._attends)
+            policy = self._policy(axis, self.length(axis), self._repeats)
             self._local[axis] = propagate(self.native, axis, policy), policy
         return self._local[axis]
+
+    def _policy(self, axis: Axis, length: int, repeats: Repeats | None) -> Local:
+        windows = self.reach(axis).windows
+        return Local(length, self.native.shapes, self.length(axis), windows=windows, repeats=repeats)
+
+    def _repeats_of(self, graph: Graph) -> Repeats | None:
+        # Where there is no attention every layer sees more than the one before it.
+        return Repeats(graph, self.native.shapes) if self._attends else None
+
+    @cached_property
+    def _repeats(self) -> Repeats | None:
+        return self._repeats_of(self.native)
 
     @cached_property
     def _attends(self) -> bool:
@@ -177,13 +190,14 @@ class Analysis:
         for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
             node.call = twin.call
         result: dict[Axis, Grown] = {}
+        repeats = self._repeats_of(graph)
         maps = exchanged(graph) if self._alike else None
         for axis, length in lengths.items():
             if result and maps is not None:
                 [like] = result.values()
                 result[axis] = self._mirror(like, axis, maps)
             else:
-                policy = Local(length, self.native.shapes, self.length(axis), attends=self._attends)
+                policy = self._policy(axis, length, repeats)
                 result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
 

@@ -35,8 +35,11 @@ class _Replay:
     def crossed(self, call: Call, dim: int) -> None:
         """Known already."""
 
+    def is_gate(self, call: Call, before: Labels, after: Labels) -> bool:
+        return call.number in self.run.policy.gates
+
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
-        if call.number not in self.run.policy.gates:
+        if not self.is_gate(call, before, after):
             return Labels(after.data, before.pooled)
         return self.run.policy.middle(call, before, dims)
 

@@ -19,12 +19,13 @@ class Reach(NamedTuple):
     """Upper estimates of fields, and a common multiple of the strides.
 
     `sizes` holds for every value the field of its units by the convolutions and poolings of a path; `total` is the
-    largest of all, with windows within which places attend to one another.
+    largest of all, with windows within which places attend to one another; `windows` says whether there are any.
     """
 
     sizes: dict[int, int]
     total: int
     multiple: int
+    windows: bool
 
 
 class _Seen(NamedTuple):
@@ -48,6 +49,7 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     multiple = 1
     seen = {source: _Seen()}
     scores: set[int] = set()
+    windows = False
     for node in graph.nodes:
         found = [seen[value] for value in node.operands if value in seen]
         here = found[0] if found else _Seen()
@@ -61,6 +63,7 @@ def reach(graph: Graph, axis: Axis) -> Reach:
                 jump, _, apart, width = here
                 window = _window(graph, node, area // apart ** (rank - 2))
                 here = _Seen(jump)
+                windows = windows or window is not None
                 if window is not None:
                     # Neighbours in two windows see as far apart as these are: what reads both sees both windows.
                     here = _Seen(jump, 1, apart, width + 2 * math.ceil(window ** (1 / (rank - 2))) * apart)
@@ -84,7 +87,9 @@ def reach(graph: Graph, axis: Axis) -> Reach:
         common_multiple = math.lcm(multiple, here.jump)
         multiple = common_multiple if common_multiple <= 4096 else multiple
         seen.update(dict.fromkeys(node.outputs, here))
-    return Reach({value: of.size for value, of in seen.items()}, max(of.width for of in seen.values()), multiple)
+    return Reach(
+        {value: of.size for value, of in seen.items()}, max(of.width for of in seen.values()), multiple, windows
+    )
 
 
 def _window(graph: Graph, node: Node, places: int) -> int | None:

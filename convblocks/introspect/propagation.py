@@ -54,6 +54,10 @@ class Whole:
     def crossed(self, call: Call, dim: int) -> None:
         """See `Policy`."""
 
+    def is_gate(self, call: Call, before: Labels, after: Labels) -> bool:
+        """See `Policy`."""
+        return False
+
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """See `Policy`."""
         return after
@@ -68,13 +72,24 @@ class Local:
 
     Whole is what spans more than half of an input grown to at least twice the field of any unit. The field of a pooled
     element is that of a window of as many units as there are at the original input size, taken from the middle.
+
+    `windows` says whether places attend to one another within windows; `repeats` holds what the rules have said of the
+    graph, if they are worth asking.
     """
 
     exact_borders = False
 
-    def __init__(self, length: int, native_shapes: Sequence[tuple[int, ...]], native: int, *, attends: bool) -> None:
+    def __init__(
+        self,
+        length: int,
+        native_shapes: Sequence[tuple[int, ...]],
+        native: int,
+        *,
+        windows: bool = False,
+        repeats: Repeats | None = None,
+    ) -> None:
         self.half = length // 2
-        self.attends = attends
+        self.windows, self.repeats = windows, repeats
         self.native_shapes = native_shapes
         self.share = native / length
         """Length of the axis at the original size, as a part of that of the input followed."""
@@ -93,14 +108,18 @@ class Local:
         if not 0 <= dim < len(here) == len(native) or here[dim] != native[dim]:
             self.crosses.add(call.number)
 
-    def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+    def is_gate(self, call: Call, before: Labels, after: Labels) -> bool:
         """See `Policy`."""
         if before.pooled or not self._spans(after) or self._spans(before):
-            return after
+            return False
         self.gates.add(call.number)
         if self._moves(after):
             self.partial.add(call.number)
-        return self.middle(call, before, dims)
+        return True
+
+    def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
+        """See `Policy`."""
+        return self.middle(call, before, dims) if self.is_gate(call, before, after) else after
 
     def scanned(self, call: Call, before: Labels, after: Labels, dim: int) -> Labels:
         """See `Policy`; what gathers more the later it comes is a gate that gathers a part."""
@@ -117,7 +136,7 @@ class Local:
         """The pooled labels of as many units as there are at the original size."""
         number = call.number
         found = self._middle(call, before, dims, even=number in self.even)
-        if self.attends and number not in self.even and not before.dtype.is_floating_point:
+        if self.windows and number not in self.even and not before.dtype.is_floating_point:
             # Places that begin where windows do are those of no more windows than there are at the original size.
             other = self._middle(call, before, dims, even=True)
             if self._longest(other) < self._longest(found):
@@ -194,18 +213,12 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     done.labels[value] = Labels(
         data.reshape(data.shape[0], *[length if d == axis.dim else 1 for d in range(len(shape))])
     )
-    # Where there is no attention every layer sees more than the one before it.
-    repeats = None
-    if isinstance(policy, Local) and policy.attends:
-        repeats = Repeats(graph, policy.native_shapes), policy
     for number, node in enumerate(graph.nodes):
-        _step(graph, node, number, policy, done, repeats)
+        _step(graph, node, number, policy, done)
     return done
 
 
-def _step(
-    graph: Graph, node: Node, number: int, policy: Policy, done: Propagation, repeats: tuple[Repeats, Local] | None
-) -> None:
+def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
     operands = node.operands
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
@@ -214,10 +227,10 @@ def _step(
     if done.unknown:
         reasons = reasons.union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
-        if repeats is None:
-            results = _apply(graph, node, number, policy, done.labels)
+        if isinstance(policy, Local) and policy.repeats is not None:
+            results = _repeated(graph, node, number, policy, policy.repeats, done.labels)
         else:
-            results = _repeated(graph, node, number, *repeats, done.labels)
+            results = _apply(graph, node, number, policy, done.labels)
     except Exception as error:
         detail = f" ({error})" if isinstance(error, (NoRule, TooLarge)) and str(error) else ""
         where = graph.where(node)
@@ -232,7 +245,7 @@ def _step(
 
 
 def _repeated(
-    graph: Graph, node: Node, number: int, repeats: Repeats, policy: Local, labels: dict[int, Labels]
+    graph: Graph, node: Node, number: int, policy: Local, repeats: Repeats, labels: dict[int, Labels]
 ) -> list[Labels | None]:
     """What the rule says, or has said of a node before: if that was a gate, so is this."""
     key = repeats.key(number, labels)

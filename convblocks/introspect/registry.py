@@ -45,6 +45,10 @@ class Policy(Protocol):
         """A window has slid along `dim`, over places that go row by row, from the end of one to the next."""
         ...
 
+    def is_gate(self, call: Call, before: Labels, after: Labels) -> bool:
+        """Whether what has been gathered is left out where it meets what has a position."""
+        ...
+
     def gathered(self, call: Call, before: Labels, after: Labels, dims: Sequence[int]) -> Labels:
         """Labels after the dimensions `dims` have been gathered into one element."""
         ...
@@ -128,11 +132,14 @@ class Call:
         """Where an operand that does not depend on the input is zero for sure; None where it nowhere is."""
         return None if self.graph.depends[ref.value] else zeros(self.graph, ref.value)
 
-    def reduce(self, labels: Labels, dims: Sequence[int]) -> Labels:
-        """Gather the dimensions `dims` of a tensor; they stay, with length 1."""
+    def reduce(self, labels: Labels, dims: Sequence[int], *, beside: bool = False) -> Labels:
+        """Gather the dimensions `dims` of a tensor; they stay, with length 1.
+
+        `beside` says that the result meets the labels again, so that a gate has only to be known as one.
+        """
         dims = [dim % labels.ndim for dim in dims]
         if isinstance(labels, Concatenation) and labels.dim not in dims:
-            return labels.per_part(lambda part: self.reduce(part, dims))
+            return labels.per_part(lambda part: self.reduce(part, dims, beside=beside))
         if any(labels.length(dim) == 0 for dim in dims):
             # A sum over nothing; other dimensions may be empty still.
             lengths = [1 if dim in dims else n for dim, n in enumerate(labels.lengths)]
@@ -140,11 +147,14 @@ class Call:
         varying = [dim for dim in dims if labels.length(dim) > 1]
         if not varying:
             return labels
-        return self.policy.gathered(self, labels, least(labels, varying), varying)
+        after = least(labels, varying)
+        if beside and self.policy.is_gate(self, labels, after):
+            return after.as_pooled()
+        return self.policy.gathered(self, labels, after, varying)
 
     def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
-        return union((labels, self.reduce(labels, dims)), labels.ndim)
+        return union((labels, self.reduce(labels, dims, beside=True)), labels.ndim)
 
     def scan(self, labels: Labels, dim: int, *, backwards: bool = False) -> Labels:
         """Every element takes the labels of those before it along `dim`, or of those after it: a running sum."""

@@ -28,7 +28,7 @@ def check(analysis: Analysis) -> bool:
         if run.like is None:
             return False
         assert run.like is along
-        policy = Local(run.length, analysis.native.shapes, analysis.length(run.axis), attends=False)
+        policy = Local(run.length, analysis.native.shapes, analysis.length(run.axis))
         expected = propagate(run.graph, width, policy)
         assert run.policy.gates == policy.gates
         assert run.policy.partial == policy.partial
