@@ -218,10 +218,10 @@ def _same_cut(
         return True
     if len(after) == 1:
         # What is merged here may be cut again.
-        seen.add(tuple(zip(*olds, strict=True)))
+        seen.add(_longer(olds))
         return True
     if len(before) == 1:
-        return _is_window([pair for pair in zip(*news, strict=True) if pair != (1, 1)], seen)
+        return _is_window(_longer(news), seen)
     finer = [common(old, new) for old, new in zip(olds, news, strict=True)]
     shorter = [shape for shape in finer if shape is not None]
     if len({len(shape) for shape in shorter}) != 1 or len(shorter) != 2:
@@ -237,6 +237,12 @@ def _same_cut(
         if len(here) == len(there)
     )
     return True
+
+
+def _longer(shapes: Sequence[tuple[int, ...]]) -> tuple[Pair, ...]:
+    """Dimensions that are not of length 1 in both, each as (original length, grown length)."""
+    native, grown = shapes
+    return tuple([pair for pair in zip(native, grown, strict=True) if pair != (1, 1)])
 
 
 def _is_window(pairs: Sequence[Pair], seen: set[tuple[Pair, ...]]) -> bool:

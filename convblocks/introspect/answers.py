@@ -15,6 +15,7 @@ from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.field import AxisField
 from convblocks.introspect.labels import least
 from convblocks.introspect.propagation import Axis
+from convblocks.introspect.runs import downstream
 from convblocks.introspect.units import units_of
 
 
@@ -157,8 +158,6 @@ class ReceptiveField:
     @property
     def gates(self) -> tuple[str, ...]:
         """The modules that gather the whole image upstream of this tensor."""
-        from convblocks.introspect.analysis import downstream
-
         names: dict[str, None] = {}
         for axis in self.axes:
             for number, op, where in self._analysis.gates(axis):

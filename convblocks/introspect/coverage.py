@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convblocks.introspect.analysis import Analysis, Grown
+from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.graph import Node
@@ -21,6 +21,7 @@ from convblocks.introspect.growth import grown_length
 from convblocks.introspect.labels import Concatenation, Labels
 from convblocks.introspect.propagation import Axis, find_rule
 from convblocks.introspect.registry import Call, NoRule
+from convblocks.introspect.runs import Grown
 from convblocks.introspect.units import units_of
 
 

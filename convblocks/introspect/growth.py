@@ -103,7 +103,9 @@ def _window(graph: Graph, node: Node, places: int) -> int | None:
     if min(len(left), len(right)) < 2:
         return None
     queries, keys, columns = left[-2], right[-2], right[-1]
-    within = 1 < queries < places <= math.prod(left[:-1]) and keys <= 16 * queries and columns < places
+    fits = 1 < queries <= places <= math.prod(left[:-1]) and keys <= 16 * queries
+    # With a halo a single window has more keys than the map has places.
+    within = fits and ((queries < places and columns < places) or keys > places)
     return keys if within else None
 
 

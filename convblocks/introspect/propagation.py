@@ -73,8 +73,8 @@ class Local:
     Whole is what spans more than half of an input grown to at least twice the field of any unit. The field of a pooled
     element is that of a window of as many units as there are at the original input size, taken from the middle.
 
-    `windows` says whether places attend to one another within windows; `repeats` holds what the rules have said of the
-    graph, if they are worth asking.
+    `windows` says whether places attend to one another within windows: it begins where one of them does. `repeats`
+    holds what the rules have said of the graph, if they are worth asking.
     """
 
     exact_borders = False
@@ -96,8 +96,6 @@ class Local:
         self.gates: set[int] = set()
         self.crosses: set[int] = set()
         """Nodes that slide windows over places that go row by row: which rows meet follows the width of the map."""
-        self.even: set[int] = set()
-        """Gates of which the window begins at a multiple of its length."""
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
 
@@ -134,21 +132,11 @@ class Local:
 
     def middle(self, call: Call, before: Labels, dims: Sequence[int]) -> Labels:
         """The pooled labels of as many units as there are at the original size."""
-        number = call.number
-        found = self._middle(call, before, dims, even=number in self.even)
-        if self.windows and number not in self.even and not before.dtype.is_floating_point:
-            # Places that begin where windows do are those of no more windows than there are at the original size.
-            other = self._middle(call, before, dims, even=True)
-            if self._longest(other) < self._longest(found):
-                self.even.add(number)
-                return other
-        return found
-
-    def _middle(self, call: Call, before: Labels, dims: Sequence[int], *, even: bool) -> Labels:
         for dim in dims:
-            rows = least_of_middle(before, dim, self.share, even)
+            rows = least_of_middle(before, dim, self.share, self.windows)
             count = self._native_length(call, before, dim) if rows is None else 0
-            before = rows or least_of_run(before, dim, middle_of(before.length(dim), count, even), count)
+            start = middle_of(before.length(dim), count, self.windows)
+            before = rows or least_of_run(before, dim, start, count)
         return before.as_pooled()
 
     def _spans(self, labels: Labels) -> bool:
@@ -251,7 +239,7 @@ def _repeated(
     key = repeats.key(number, labels)
     found = repeats.find(key) if key is not None else None
     if found is not None:
-        for gates in (policy.gates, policy.partial, policy.even):
+        for gates in (policy.gates, policy.partial):
             if found[0] in gates:
                 gates.add(number)
         return found[1]

@@ -10,10 +10,11 @@ from typing import cast
 from torch import nn
 
 from convblocks.introspect.aliasing import Ref
-from convblocks.introspect.analysis import Analysis, downstream
+from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.layers import Window, gathered_dims, window_of
 from convblocks.introspect.operations import bind
+from convblocks.introspect.runs import downstream
 
 Pair = tuple[int, int]
 

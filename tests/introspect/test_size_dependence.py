@@ -141,3 +141,68 @@ def test_every_other_flattened_place_is_told_at_the_given_size(step: Callable[[T
     conv = nn.Conv2d(2, 2, 3, padding=1)
     field = receptive_field(lambda x: step(conv(x).flatten(2)), (2, 14, 14))
     assert (field.size[0], field.jump[0], field.local.period[0]) == (3, 1 / 7, 7)
+
+
+def test_a_window_as_large_as_the_map_is_that_of_a_larger_map() -> None:
+    """To cut windows out of a map copies it where there are several, and does not where there is one."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 2, 2), Windows(), nn.Conv2d(8, 8, 3, padding=1))
+    sizes = [
+        [row.field.local.size for row in summary(network, (3, n, n)).layers[1:] if row.field is not None]
+        for n in (8, 16)
+    ]
+    assert sizes[0] == sizes[1]
+    field = receptive_field(network, (3, 8, 8))
+    assert (field.size, field.is_global) == ((16, 16), (False, False))
+
+
+def test_the_places_gathered_of_a_map_of_one_window_are_those_of_one_window() -> None:
+    wide, narrow = nn.Conv2d(8, 8, 7, padding=3), nn.Conv2d(8, 8, 3, padding=1)
+    network = nn.Sequential(nn.Conv2d(3, 8, 2, 2), wide, wide, Windows(), narrow, nn.AdaptiveAvgPool2d(1))
+    # Places see 26 rows. A window and the two beside it, which the convolution reaches, have 12: 22 rows more.
+    assert receptive_field(network, (3, 8, 8)).local.size == (48, 48)
+
+
+def test_an_enlarged_run_ends_where_it_does_something_else() -> None:
+    sizes: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 3, 2 if x.shape[-1] > LIMIT else 1)
+        sizes.append(x.shape[-1])
+        return NARROW(x)
+
+    assert receptive_field(network, (2, 32, 32)).size == (5, 5)
+    assert sizes == [30]
+
+
+@pytest.mark.parametrize("kind", ["rows of windows", "rows of the map"])
+def test_what_slides_along_rows_of_windows_does_not_follow_the_width_of_the_map(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As relative positions are turned into absolute ones."""
+    runs: list[Any] = []
+    run = Analysis.run
+    monkeypatch.setattr(Analysis, "run", lambda *args: runs.append(args) or run(*args))
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def network(x: Tensor) -> Tensor:
+        x = conv(x)
+        if kind == "rows of the map":
+            return F.max_pool1d(x.flatten(2), 3, 1, 1)
+        n, c, h, w = x.shape
+        cut = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 1, 2, 4, 3, 5).flatten(4)
+        return F.max_pool1d(cut.flatten(0, 3).unsqueeze(1), 3, 1, 1)
+
+    field = receptive_field(network, (3, 16, 16))
+    assert field.size[0] == 4
+    assert len(runs) == (1 if kind == "rows of windows" else 2)
+    _, policy = field._analysis.local(field.axes[0])  # pyright: ignore[reportPrivateUsage] - of this package
+    assert not policy.crosses
+
+
+def test_windows_that_are_folded_again_do_not_follow_the_size() -> None:
+    def network(x: Tensor) -> Tensor:
+        columns = torch.ones(18, 18) @ F.unfold(NARROW(x), 3, padding=1)
+        return F.fold(columns, x.shape[2:], 3, padding=1)
+
+    field = receptive_field(network, (2, 16, 16))
+    assert (field.size, field.jump, field.start) == ((7, 7), (1, 1), (0, 0))

@@ -92,7 +92,7 @@ def _run_of_places(source: Labels, shape: Sequence[int], dims: Sequence[int], st
 
 
 def middle_of(length: int, count: int, even: bool) -> int:
-    """Where `count` places in the middle begin; `even`: at a multiple of as many, as windows do."""
+    """Where `count` places in the middle begin; `even`: at a multiple of as many, as it does at the original size."""
     start = (length - count) // 2
     return start // count * count if even and count else start
 

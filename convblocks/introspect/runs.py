@@ -1,0 +1,233 @@
+"""Runs a network as often as its receptive fields need: at its own size, and on larger inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from convblocks.introspect.agreement import Agreement, follows_size, settled
+from convblocks.introspect.defaults import on_cpu
+from convblocks.introspect.field import AxisField
+from convblocks.introspect.graph import Graph
+from convblocks.introspect.growth import Reach, grown_length, reach
+from convblocks.introspect.inputs import Inputs
+from convblocks.introspect.labels import Identity, Labels
+from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
+from convblocks.introspect.repeats import Repeats
+from convblocks.introspect.symmetry import exchanged, mirrored
+from convblocks.introspect.tracing import trace
+from convblocks.introspect.units import shows_all
+
+LONGEST = 2**16
+
+
+@dataclass(slots=True)
+class Grown:
+    """The network on an enlarged input, with the local labels along one axis.
+
+    `like` is the run along another axis of which this one is the mirror image.
+    """
+
+    graph: Graph
+    axis: Axis
+    length: int
+    labels: Propagation
+    policy: Local
+    agreed: int
+    like: Grown | None = None
+    fields: dict[tuple[Identity, int | None], AxisField | None] = field(
+        default_factory=dict[tuple[Identity, int | None], AxisField | None]
+    )
+    scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
+
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` nodes."""
+        kept = {value for node in self.graph.nodes[:count] for value in node.outputs} | set(self.graph.inputs)
+        # The axes share a graph.
+        self.graph.nodes = self.graph.nodes[:count]
+        self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
+        self.policy.gates = {number for number in self.policy.gates if number < count}
+        self.policy.partial = {number for number in self.policy.partial if number < count}
+        self.policy.crosses = {number for number in self.policy.crosses if number < count}
+        self.agreed = count
+
+
+class Runs:
+    """A network at one input size, and what it depends on there and on larger inputs."""
+
+    @on_cpu
+    def __init__(self, model: Callable[..., Any], inputs: Inputs) -> None:
+        self.model, self.inputs = model, inputs
+        self.native = trace(model, inputs.shapes, inputs.dtypes)
+        self._reach: dict[Axis, Reach] = {}
+        self._grown: dict[Axis, list[Grown]] = {}
+        self._whole: dict[Axis, Propagation] = {}
+        self._local: dict[Axis, tuple[Propagation, Local]] = {}
+
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """Every spatial axis of every input."""
+        return tuple(Axis(i, dim) for i, dims in enumerate(self.inputs.axes) for dim in dims)
+
+    def length(self, axis: Axis) -> int:
+        """Length of an axis at the original size."""
+        return self.inputs.shapes[axis.input][axis.dim]
+
+    @on_cpu
+    def whole(self, axis: Axis) -> Propagation:
+        """Exact intervals at the original size, borders and gates included."""
+        if axis not in self._whole:
+            self._whole[axis] = propagate(self.native, axis, Whole())
+        return self._whole[axis]
+
+    @on_cpu
+    def local(self, axis: Axis) -> tuple[Propagation, Local]:
+        """Local labels at the original size, for what a larger input cannot reach."""
+        if axis not in self._local:
+            policy = self._policy(self.native, axis, self.length(axis), self._repeats)
+            self._local[axis] = propagate(self.native, axis, policy), policy
+        return self._local[axis]
+
+    def _policy(self, graph: Graph, axis: Axis, length: int, repeats: Repeats | None) -> Local:
+        # A window may be as large as the map that the original size leaves.
+        windows = self.attends and (self.reach(axis).windows or reach(graph, axis).windows)
+        return Local(length, self.native.shapes, self.length(axis), windows=windows, repeats=repeats)
+
+    def _repeats_of(self, graph: Graph) -> Repeats | None:
+        # Where there is no attention every layer sees more than the one before it.
+        return Repeats(graph, self.native.shapes) if self.attends else None
+
+    @cached_property
+    def _repeats(self) -> Repeats | None:
+        return self._repeats_of(self.native)
+
+    @cached_property
+    def attends(self) -> bool:
+        """Whether places of the network read one another by an attention."""
+        return self.native.attends()
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the network treats the height and the width of its input alike."""
+        return [axis.dim for axis in self.axes] == [2, 3] and exchanged(self.native) is not None
+
+    def reach(self, axis: Axis) -> Reach:
+        """An upper estimate of the field of any unit, and a common multiple of the strides."""
+        if self._alike:
+            axis = self.axes[0]
+        if axis not in self._reach:
+            self._reach[axis] = reach(self.native, axis)
+        return self._reach[axis]
+
+    def grown(self, axis: Axis) -> list[Grown]:
+        """The network on an input large enough, twice if its geometry may follow the size of the input."""
+        if not self._grown:
+            self._grow()
+        return self._grown[axis]
+
+    @on_cpu
+    def _grow(self) -> None:
+        factor, before = 2, None
+        while True:
+            lengths = {axis: self._enlarged(axis, factor) for axis in self.axes}
+            grown = self.run(lengths)
+            small = [self._too_small(grown[axis]) for axis in self.axes]
+            if before is not None and (small == before[2] or self._lost(before[1], grown)):
+                # What sees both ends of any input, as the border does under circular padding, is left as it is.
+                lengths, grown, _ = before
+                break
+            if not any(small) or max(lengths.values()) * 3 > LONGEST:
+                break
+            factor, before = factor * 3, (lengths, grown, small)
+        self._grown = {axis: [grown[axis]] for axis in self.axes}
+        some = grown[self.axes[0]]
+        crossed = any(run.policy.crosses for run in grown.values())
+        if crossed or follows_size(self.native, some.graph, some.agreed):
+            larger = {
+                axis: grown_length(self.length(axis), lengths[axis] + 1, self.reach(axis).multiple)
+                for axis in self.axes
+            }
+            again = self.run(larger)
+            agreed = some.agreed
+            count = settled(self.native, some.graph, again[self.axes[0]].graph, agreed)
+            for axis in self.axes:
+                self._grown[axis].append(again[axis])
+                if count < agreed:
+                    for run in self._grown[axis]:
+                        run.cut(count)
+
+    def _enlarged(self, axis: Axis, factor: int) -> int:
+        """A length in which units in the middle see no border, by the estimate of their fields."""
+        found, length = self.reach(axis), self.length(axis)
+        return grown_length(length, min(LONGEST, length + factor * (found.total + 2 * found.multiple)), found.multiple)
+
+    @on_cpu
+    def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
+        """The network on an input of other lengths, with local labels along every axis."""
+        shapes = [list(shape) for shape in self.inputs.shapes]
+        for axis, length in lengths.items():
+            shapes[axis.input][axis.dim] = length
+        graph = trace(
+            self.model,
+            shapes,
+            self.inputs.dtypes,
+            watch_modules=False,
+            functions=self.native.functions,
+            goes_on=Agreement(self.native),
+        )
+        agreed = len(graph.nodes)
+        # The same operations ran in the same modules.
+        graph.calls = self.native.calls
+        for node, twin in zip(graph.nodes, self.native.nodes, strict=False):
+            node.call = twin.call
+        result: dict[Axis, Grown] = {}
+        repeats = self._repeats_of(graph)
+        maps = exchanged(graph) if self._alike else None
+        for axis, length in lengths.items():
+            if result and maps is not None:
+                [like] = result.values()
+                result[axis] = self._mirror(like, axis, maps)
+            else:
+                policy = self._policy(graph, axis, length, repeats)
+                result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
+        return result
+
+    def _mirror(self, like: Grown, axis: Axis, maps: frozenset[int]) -> Grown:
+        """The run along the width of a network that treats it as the height, from that along the height."""
+        done: dict[int, Labels] = {}
+        labels = {value: mirrored(item, done) if value in maps else item for value, item in like.labels.labels.items()}
+        along = Propagation(labels, dict(like.labels.unknown))
+        return Grown(like.graph, axis, like.length, along, like.policy, like.agreed, like)
+
+    def _too_small(self, grown: Grown) -> frozenset[int]:
+        """Values of which some unit sees too much of the input to tell its field."""
+        if grown.like is not None:
+            return self._too_small(grown.like)
+        seen: dict[Identity, bool] = {}
+        found: set[int] = set()
+        # A window from the end of a row to the next sees both ends of any input.
+        crossed = downstream(grown.graph, grown.policy.crosses) if grown.policy.crosses else set[int]()
+        for value, labels in grown.labels.labels.items():
+            if labels.pooled or value in grown.labels.unknown or value in crossed:
+                continue
+            if labels.identity not in seen:
+                seen[labels.identity] = shows_all(labels, grown.length)
+            if seen[labels.identity]:
+                found.add(value)
+        return frozenset(found)
+
+    def _lost(self, before: dict[Axis, Grown], grown: dict[Axis, Grown]) -> bool:
+        """Whether a larger input leaves unknown what was known: its labels have become too large."""
+        return any(grown[axis].labels.unknown.keys() - before[axis].labels.unknown.keys() for axis in self.axes)
+
+
+def downstream(graph: Graph, sources: Collection[int]) -> set[int]:
+    """The values that depend on the results of the nodes `sources`."""
+    reached: set[int] = set()
+    numbers = set(sources)
+    for number, node in enumerate(graph.nodes):
+        if number in numbers or any(value in reached for value in node.operands):
+            reached.update(node.outputs)
+    return reached
