@@ -97,7 +97,10 @@ def fit(tiling: Tiling, channels: int, out_channels: int) -> Tiling:
     block = max(16, tiling.block * 64 // widest)
     # As many elements a thread as 64 channels have.
     warps = max(tiling.warps, tiling.warps * block * widest // (tiling.block * 64))
-    return tiling._replace(channels=width, block=block, warps=min(warps, 8))
+    # From 128 to 128 channels a second row on its way takes registers that there are not. A round is some 760
+    # instructions of 8 warps there, longer than a copy from memory takes.
+    stages = min(tiling.stages, 2) if min(width, power_of_two(out_channels)) >= 128 else tiling.stages
+    return tiling._replace(channels=width, block=block, warps=min(warps, 8), stages=stages)
 
 
 def power_of_two(channels: int) -> int:

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from benchmarks import builds
 
-FEW = 30
+FEW = 40
 """Accesses to spilled registers, of some 3,000 instructions: which of Triton's versions compiles it makes this much."""
 
 
@@ -32,7 +32,7 @@ FEW = 30
 def test_rolling(channels: int, dtype: str, arch: int, act: str, budget: float | None) -> None:
     build = builds.separable(dtype, arch, channels, channels, act=act)
     assembly = build.assembly
-    assert assembly.spills() <= FEW
+    assert assembly.spills() <= (0 if (dtype, arch, act) == ("bfloat16", 90, "relu") and channels > 32 else FEW)
     names = assembly.count(assembly.inner())
     copies = {name: n for name, n in names.items() if name.startswith("LDGSTS")}
     assert copies, "rows are copied to shared memory while others are worked on"
