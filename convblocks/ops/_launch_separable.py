@@ -16,7 +16,7 @@ from convblocks.ops._start import Kernels, Options, options
 kernels = Kernels(_kernels_separable)
 
 # For blocks of 64 channels; `fit` makes other widths of them.
-ROWS = Tiling(block=16, rows=32)
+ROWS = Tiling(block=8, rows=32, warps=2)
 GATHER = Tiling(block=64)
 
 
