@@ -146,6 +146,40 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
     return False
 
 
+def windows(first: Graph, second: Graph) -> Iterator[tuple[int, int]]:
+    """What is cut into windows, as values and the places of a window along a dimension that grows with the input."""
+    merged: set[tuple[Pair, ...]] = set()
+    for a, b in zip(first.nodes, second.nodes, strict=False):
+        if a.op == "unfold":
+            yield a.operands[0], a.arguments["step"]
+        elif a.op == "im2col":
+            yield a.operands[0], max(a.arguments["stride"])
+        elif a.op in ("view", "_reshape_alias"):
+            native, grown = ((g.shapes[n.operands[0]], g.shapes[n.outputs[0]]) for g, n in ((first, a), (second, b)))
+            if native == grown or [*map(len, native)] != [*map(len, grown)]:
+                continue
+            for before, after in factors(*grown):
+                if len(after) == 1:
+                    merged.add(_longer([tuple([shape[i] for i in before]) for shape in (native[0], grown[0])]))
+                    continue
+                pairs = _longer([tuple([shape[i] for i in after]) for shape in (native[1], grown[1])])
+                count = _places(pairs)
+                if count > 1 and pairs not in merged:
+                    yield a.operands[0], count
+
+
+def _places(pairs: Sequence[Pair]) -> int:
+    """The most elements of neighbouring dimensions of a fixed length behind one that grows."""
+    most, count, grows = 1, 1, False
+    for native, grown in pairs:
+        if native != grown:
+            grows, count = True, 1
+        elif grows:
+            count *= grown
+            most = max(most, count)
+    return most
+
+
 def _same_places(first: Graph, second: Graph, a: Node, b: Node) -> bool:
     """Whether the same places are picked of dimensions that do not grow."""
     sources: tuple[Ref, Ref] = a.args[0], b.args[0]
@@ -199,6 +233,8 @@ def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tupl
         (g.shapes[ref.value], g.shapes[node.outputs[0]]) for g, ref, node in ((first, source, a), (second, twin, b))
     ]
     native, grown = shapes
+    if [*map(len, native)] != [*map(len, grown)]:
+        return False
     # Among lengths of 1 there is more than one way to tell what has become of which dimension.
     runs = factors(*grown)
     if any(math.prod(native[0][i] for i in old) != math.prod(native[1][i] for i in new) for old, new in runs):

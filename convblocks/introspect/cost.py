@@ -90,11 +90,13 @@ VIEWS = frozenset(
 )
 
 
-def activation_bytes(graph: Graph, nodes: Iterable[Node]) -> int:
-    """Memory of what the operations produce, views and in-place writes excepted: what training keeps, at most."""
-    total = 0
-    for node in nodes:
-        total += node.copied
+def activation_bytes(graph: Graph, nodes: Iterable[Node] | None = None) -> int:
+    """Memory of what the operations produce, views and in-place writes excepted: what training keeps, at most.
+
+    Of the whole pass, copies included, if no nodes are given.
+    """
+    total = sum(graph.copies.values()) if nodes is None else 0
+    for node in graph.nodes if nodes is None else nodes:
         if node.op in VIEWS or (node.op.endswith("_") and not node.op.startswith("_")):
             continue
         for value in node.outputs:

@@ -127,7 +127,9 @@ def _period(low: Tensor, high: Tensor) -> int | None:
     for period in range(1, longest + 1):
         if lows[period:] == lows[:-period] and highs[period:] == highs[:-period]:
             step = low[period:] - low[:-period]
-            if bool((step == step[0]).all()) and bool((high[period:] - high[:-period] == step[0]).all()):
+            # Units that all see the same are those of one window.
+            even = bool((step == step[0]).all()) and (period > 1 or bool(step[0] != 0))
+            if even and bool((high[period:] - high[:-period] == step[0]).all()):
                 return period
             if period == 1:
                 # Even steps first, and another one more than the longest period later.

@@ -25,8 +25,6 @@ class Node:
     call: int
     hides: bool = False
     """A mask hides a part of what it depends on."""
-    copied: int = 0
-    """Bytes of copies made before it, which are no values of their own."""
     _arguments: dict[str, Any] | None = None
     _operands: tuple[int, ...] | None = None
 
@@ -84,6 +82,8 @@ class Graph:
     outputs: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
     """Values that a caller can read: the outputs, what else a returned object holds, and what a module has kept."""
+    copies: dict[int, int] = field(default_factory=dict[int, int])
+    """Bytes of copies, which are no values of their own, by the call they were made in."""
     functions: bool = False
     """Whether functions of torch were watched too."""
     error: Exception | None = None

@@ -20,9 +20,11 @@ class Reach(NamedTuple):
 
     `sizes` holds for every value the field of its units by the convolutions and poolings of a path; `total` is the
     largest of all, with windows within which places attend to one another; `windows` says whether there are any.
+    `steps` holds how far units are apart.
     """
 
     sizes: dict[int, int]
+    steps: dict[int, int]
     total: int
     multiple: int
     windows: bool
@@ -87,9 +89,8 @@ def reach(graph: Graph, axis: Axis) -> Reach:
         common_multiple = math.lcm(multiple, here.jump)
         multiple = common_multiple if common_multiple <= 4096 else multiple
         seen.update(dict.fromkeys(node.outputs, here))
-    return Reach(
-        {value: of.size for value, of in seen.items()}, max(of.width for of in seen.values()), multiple, windows
-    )
+    sizes, steps = ({value: of[field] for value, of in seen.items()} for field in (1, 0))
+    return Reach(sizes, steps, max(of.width for of in seen.values()), multiple, windows)
 
 
 def _window(graph: Graph, node: Node, places: int) -> int | None:

@@ -151,6 +151,11 @@ class LayerList:
         self._children, self._own = children, own
         self._macs = [0, *accumulate(macs(graph, node) for node in graph.nodes)]
         self._bytes = [0, *accumulate(activation_bytes(graph, [node]) for node in graph.nodes)]
+        self._copies: dict[int, int] = {}
+        for inside, size in graph.copies.items():
+            while inside >= 0:
+                self._copies[inside] = self._copies.get(inside, 0) + size
+                inside = graph.calls[inside].parent
         rows = [row for index in children.get(-1, []) for row in self._call(index)]
         rows += [row for number in own.get(-1, []) for row in self._functional(number, "", 0)]
         return rows + list(self._unused())
@@ -177,7 +182,7 @@ class LayerList:
             parameters=0 if reused else parameters,
             trainable=0 if reused else trainable,
             macs=self._macs[last] - self._macs[first],
-            activation_bytes=self._bytes[last] - self._bytes[first],
+            activation_bytes=self._bytes[last] - self._bytes[first] + self._copies.get(index, 0),
             leaf=leaf and len(windows) < 2,
             reused=reused,
         )

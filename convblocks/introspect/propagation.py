@@ -239,7 +239,7 @@ def _repeated(
     key = repeats.key(number, labels)
     found = repeats.find(key) if key is not None else None
     if found is not None:
-        for gates in (policy.gates, policy.partial):
+        for gates in (policy.gates, policy.partial, policy.crosses):
             if found[0] in gates:
                 gates.add(number)
         return found[1]

@@ -69,6 +69,6 @@ def analyse(
         ) from graph.error
     if graph.error is None and not graph.outputs:
         raise ValueError("the network returns no tensor")
-    if not graph.nodes:
+    if not graph.nodes and not graph.copies:
         raise ValueError("the network is empty: nothing happens between its input and its output")
     return analysis

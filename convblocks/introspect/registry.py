@@ -152,9 +152,11 @@ class Call:
             return after.as_pooled()
         return self.policy.gathered(self, labels, after, varying)
 
-    def mix(self, labels: Labels, dims: Sequence[int]) -> Labels | None:
+    def mix(self, labels: Labels, dims: Sequence[int]) -> Labels:
         """Every element keeps its own labels and takes those of its whole row along `dims`: a softmax, a norm."""
-        return union((labels, self.reduce(labels, dims, beside=True)), labels.ndim)
+        if isinstance(labels, Concatenation) and labels.dim not in dims:
+            return labels.per_part(lambda part: self.mix(part, dims))
+        return union((labels, self.reduce(labels, dims, beside=True)), labels.ndim) or labels
 
     def scan(self, labels: Labels, dim: int, *, backwards: bool = False) -> Labels:
         """Every element takes the labels of those before it along `dim`, or of those after it: a running sum."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from convblocks.introspect.agreement import Agreement, follows_size, settled
+from convblocks.introspect.agreement import Agreement, follows_size, settled, windows
+from convblocks.introspect.arrays import extents
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField
 from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
-from convblocks.introspect.labels import Identity, Labels
+from convblocks.introspect.labels import Identity, Labels, slices
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.symmetry import exchanged, mirrored
@@ -141,10 +143,11 @@ class Runs:
             if not any(small) or max(lengths.values()) * 3 > LONGEST:
                 break
             factor, before = factor * 3, (lengths, grown, small)
+        lengths, grown, few = self._with_windows(lengths, grown)
         self._grown = {axis: [grown[axis]] for axis in self.axes}
         some = grown[self.axes[0]]
         crossed = any(run.policy.crosses for run in grown.values())
-        if crossed or follows_size(self.native, some.graph, some.agreed):
+        if few or crossed or follows_size(self.native, some.graph, some.agreed):
             larger = {
                 axis: grown_length(self.length(axis), lengths[axis] + 1, self.reach(axis).multiple)
                 for axis in self.axes
@@ -157,6 +160,46 @@ class Runs:
                 if count < agreed:
                     for run in self._grown[axis]:
                         run.cut(count)
+
+    def _with_windows(
+        self, lengths: dict[Axis, int], grown: dict[Axis, Grown]
+    ) -> tuple[dict[Axis, int], dict[Axis, Grown], bool]:
+        """The runs, on an input so large that all places of a window are among the units clear of its border.
+
+        How large windows are, of which the original size has but one, is seen on a larger input alone. The last of the
+        three says whether the input could not be made large enough.
+        """
+        for _ in range(3):
+            needed = {axis: max(lengths[axis], self._needed(grown[axis])) for axis in self.axes}
+            if needed == lengths:
+                return lengths, grown, False
+            larger = self.run(needed) if max(needed.values()) <= LONGEST else None
+            if larger is None or self._lost(grown, larger):
+                break
+            lengths, grown = needed, larger
+        return lengths, grown, True
+
+    def _needed(self, grown: Grown) -> int:
+        """The length in which the units clear of the border are those of two windows at least; 0 without windows."""
+        if grown.like is not None:
+            return self._needed(grown.like)
+        axis, found = grown.axis, self.reach(grown.axis)
+        pattern = 1
+        for value, count in windows(self.native, grown.graph):
+            common = math.lcm(pattern, count * found.steps.get(value, 1))
+            pattern = common if common <= 4096 else max(pattern, count * found.steps.get(value, 1))
+        if pattern == 1:
+            return 0
+        largest = 0
+        seen: set[Identity] = set()
+        for value, labels in grown.labels.labels.items():
+            if labels.pooled or labels.terms or value in grown.labels.unknown or labels.identity in seen:
+                continue
+            seen.add(labels.identity)
+            size = max((extents(data)[1] for data in slices(labels) if data.numel()), default=0)
+            if size <= grown.length // 2:
+                largest = max(largest, size)
+        return grown_length(self.length(axis), 2 * (largest + 2 * pattern) - self.length(axis), found.multiple)
 
     def _enlarged(self, axis: Axis, factor: int) -> int:
         """A length in which units in the middle see no border, by the estimate of their fields."""

@@ -42,7 +42,7 @@ class Summary:
         graph = analysis.native
         self.output_shapes = [graph.shapes[value] for value in graph.outputs]
         self.parameter_bytes = tensor_bytes([*parameters, *(module.buffers() if module is not None else ())])
-        self.activation_bytes = activation_bytes(graph, graph.nodes)
+        self.activation_bytes = activation_bytes(graph)
         self.input_bytes = sum(math.prod(graph.shapes[v]) * graph.dtypes[v].itemsize for v in graph.inputs)
 
     @on_cpu

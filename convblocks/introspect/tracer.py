@@ -55,7 +55,6 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.graph = Graph()
         self.goes_on = goes_on
-        self.copied = 0
         self.aliases = AliasTable(self._emit, self.graph.shapes)
         self.parameters, self.buffers = parameters, buffers
         self.twins: dict[int, Tensor] = {}
@@ -137,7 +136,6 @@ class Tracer(TorchDispatchMode):
             hides = depends and masked and (plain in masks.MEETS or "attention" in op)
         node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
         if depends or op in COSTED:
-            node.copied, self.copied = self.copied, 0
             graph.nodes.append(node)
             if self.goes_on is not None and not self.goes_on(graph):
                 graph.nodes.pop()
@@ -229,7 +227,9 @@ class Tracer(TorchDispatchMode):
             assert alias is not None
             self.bind(output, alias)
         else:
-            self.copied += math.prod(output.shape) * output.dtype.itemsize
+            call = self.stack[-1] if self.stack else -1
+            size = math.prod(output.shape) * output.dtype.itemsize
+            self.graph.copies[call] = self.graph.copies.get(call, 0) + size
             self.bind(output, Alias.fresh(value, meta=output.is_meta))
 
     def _numbered(self, tree: Iterable[Any], tensors: list[Tensor], values: list[int]) -> list[Any]:

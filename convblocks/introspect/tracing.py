@@ -180,6 +180,4 @@ def _pass(
             graph.error_at = graph.calls[tracer.stack[-1]].name if tracer.stack else ""
         except Stop:
             pass
-    if graph.nodes:
-        graph.nodes[-1].copied += tracer.copied
     return graph, tracer.missed

@@ -86,3 +86,21 @@ def test_what_a_copy_takes_is_counted() -> None:
     one, three = (summary(Copies(times), (2, 8, 8)).activation_bytes for times in (1, 3))
     # 2 channels of 8 x 8 numbers of 4 bytes each, of the convolution and of every copy.
     assert (one, three) == (2 * 512, 4 * 512)
+
+
+class Copy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+def test_a_copy_is_counted_where_it_is_made() -> None:
+    inside = nn.Sequential(Copy(), nn.Conv2d(2, 2, 3, padding=1))
+    network = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), Copy(), inside)
+    layers = {layer.name: layer.activation_bytes for layer in summary(network, (2, 8, 8)).layers}
+    assert layers == {"": 4 * 512, "0": 512, "1": 512, "2": 2 * 512, "2.0": 512, "2.1": 512}
+
+
+def test_a_network_that_copies_and_does_no_more() -> None:
+    field = receptive_field(Copy(), (2, 8, 8))
+    assert (field.size, field.jump, field.start) == ((1, 1), (1, 1), (0, 0))
+    assert summary(Copy(), (2, 8, 8)).activation_bytes == 512

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import timm
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from convblocks.introspect.receptive_field import receptive_field
 
@@ -51,3 +52,16 @@ def test_a_part_and_all_of_it_are_all_of_it() -> None:
     assert field.size == (math.inf, math.inf)
     assert field.unknown == ()
     assert field.local.size == (3, 3)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_softmax_over_maps_side_by_side_is_that_of_each(first: bool) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def network(x: Tensor) -> Tensor:
+        maps = [conv(x), torch.zeros_like(x)]
+        return torch.cat(maps if first else maps[::-1], 1).softmax(2)
+
+    field = receptive_field(network, (2, 32, 32))
+    assert not field.unknown
+    assert (field.local.size, field.full.size) == ((3, 3), (float("inf"), 3))
