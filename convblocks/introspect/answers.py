@@ -25,7 +25,8 @@ class Field:
 
     Attributes:
         size: input pixels from the first to the last that a unit in the middle depends on; `math.inf` where that is
-            the whole input whatever its size, None where nothing is proved (`ReceptiveField.at_most` still holds).
+            the whole input whatever its size (or at the given size, where the network does something else on a larger
+            one), None where nothing is proved (`ReceptiveField.at_most` still holds).
         jump: input pixels between neighbouring units; None where there is none (a pooled layer) or it is not constant.
         start: input coordinate of the centre of the first unit, pixel 0 having its centre at 0.
         period: 1 where all units see alike; n where the pattern repeats after n units, and then `size` is the
