@@ -212,7 +212,7 @@ class Tracer(TorchDispatchMode):
             assert source is not None
             step = Step(func, node_args, node_kwargs, tuple(tuple(t.shape) for t in outputs), 0)
             for position, (tensor, value) in enumerate(zip(outputs, numbered, strict=True)):
-                self.bind(tensor, source.view(step.at(position), value))
+                self.bind(tensor, source.view(step.at(position) if position else step, value))
         else:
             for tensor, value in zip(outputs, numbered, strict=True):
                 self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
