@@ -125,7 +125,7 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
             if "adaptive" not in a.op or any(n > 1 for n in outs[2:]):
                 return True
         elif a.op.rstrip("_") in VALUED:
-            if a.args != b.args or any(_may_hide_others(first, second, a.op, v) for v in a.operands):
+            if not _same_values(a, b) or any(_may_hide_others(first, second, a.op, v) for v in a.operands):
                 return True
         elif a.op in RESHAPES - {"expand", "broadcast_to"}:
             if all(first.shapes[value] == second.shapes[value] for value in (*a.operands, *a.outputs)):
@@ -191,6 +191,14 @@ def _same_places(first: Graph, second: Graph, a: Node, b: Node) -> bool:
             if here is None or there is None or not torch.equal(here, there) or shapes[0][dim] != shapes[1][dim]:
                 return False
     return True
+
+
+def _same_values(a: Node, b: Node) -> bool:
+    """Whether the arguments are the same, but for the number that a product is scaled by: a mean's, an attention's."""
+    if a.op.rstrip("_") != "mul" or len(a.args) != 2:
+        return a.args == b.args
+    scales = a.args[1], b.args[1]
+    return a.args[0] == b.args[0] and (scales[0] == scales[1] or all(type(n) is float and n != 0 for n in scales))
 
 
 def _may_hide_others(first: Graph, second: Graph, op: str, value: int) -> bool:

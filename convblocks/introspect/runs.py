@@ -188,7 +188,8 @@ class Runs:
         for value, count in windows(self.native, grown.graph):
             common = math.lcm(pattern, count * found.steps.get(value, 1))
             pattern = common if common <= 4096 else max(pattern, count * found.steps.get(value, 1))
-        if pattern == 1:
+        native = self.length(axis)
+        if pattern == 1 or 2 * (found.total + 2 * pattern) - native <= grown.length:
             return 0
         largest = 0
         seen: set[Identity] = set()
@@ -199,7 +200,7 @@ class Runs:
             size = max((extents(data)[1] for data in slices(labels) if data.numel()), default=0)
             if size <= grown.length // 2:
                 largest = max(largest, size)
-        return grown_length(self.length(axis), 2 * (largest + 2 * pattern) - self.length(axis), found.multiple)
+        return grown_length(native, 2 * (largest + 2 * pattern) - native, found.multiple)
 
     def _enlarged(self, axis: Axis, factor: int) -> int:
         """A length in which units in the middle see no border, by the estimate of their fields."""

@@ -206,3 +206,16 @@ def test_windows_that_are_folded_again_do_not_follow_the_size() -> None:
 
     field = receptive_field(network, (2, 16, 16))
     assert (field.size, field.jump, field.start) == ((7, 7), (1, 1), (0, 0))
+
+
+@pytest.mark.parametrize(("scale", "count"), [(lambda n: 1.0 / n, 1), (lambda n: float(n > 40**2), 2)])
+def test_a_scale_that_goes_with_the_size_is_no_geometry(
+    scale: Callable[[int], float], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other than that of a product with nothing."""
+    runs: list[Any] = []
+    run = Analysis.run
+    monkeypatch.setattr(Analysis, "run", lambda *args: runs.append(args) or run(*args))
+    field = receptive_field(lambda x: NARROW(x) * scale(x.shape[2] * x.shape[3]), (2, 32, 32))
+    assert field.size in ((3, 3), (0, 0))
+    assert len(runs) == count
