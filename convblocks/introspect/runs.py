@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from convblocks.introspect.agreement import Agreement, follows_size, settled, windows
+from convblocks.introspect.agreement import Agreement, settled
 from convblocks.introspect.arrays import extents
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField
+from convblocks.introspect.following import follows_size, windows
 from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
