@@ -205,7 +205,7 @@ class LayerList:
         cost = macs(graph, node)
         if not cost and (node.op in VIEWS or not node.outputs or not graph.depends[node.outputs[0]]):
             return
-        if node.op in ("copy_", "clone", "_to_copy"):
+        if node.op in ("copy_", "_to_copy"):
             return
         read = [p for p in reads_parameters(node, graph.parameters) if id(p) not in self._counted]
         self._counted.update(id(p) for p in read)

@@ -19,7 +19,7 @@ from convblocks.introspect.registry import RULES
 from convblocks.introspect.rules.pointwise import elementwise
 from convblocks.introspect.zeros import zeros
 
-KEEP = frozenset({"alias", "detach", "clone", "_to_copy", "native_batch_norm", "native_group_norm"})
+KEEP = frozenset({"alias", "detach", "_to_copy", "native_batch_norm", "native_group_norm"})
 """Operations that treat all places alike, and read no other map."""
 
 ALONG = frozenset(

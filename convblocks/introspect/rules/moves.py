@@ -21,7 +21,7 @@ def view(call: Call) -> Result:
     return done.tidied(cut) if any(done.length(dim) > 1 for dim in cut) else done
 
 
-@rule("alias", "detach", "clone", "_to_copy", "lift_fresh", "lift_fresh_copy")
+@rule("alias", "detach", "_to_copy", "lift_fresh", "lift_fresh_copy")
 def same(call: Call) -> Result:
     """Every element stays where it is."""
     return call.input
