@@ -91,7 +91,7 @@ def separable(
 ) -> Build:
     """A whole block in inference; the gathering one at 5 x 5 with stride 2."""
     chosen = tiling or (_launch_separable.ROWS if rolling else _launch_separable.GATHER)
-    chosen = _launch_separable.fit(chosen, channels, out)
+    chosen = _launch_separable.fit(chosen, channels, out, act)
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "POINT", "BIAS_1", "BIAS_2", "Y"), SHORT[dtype])
     pointers |= {f"{name}{end}": "fp32" for name in FLOATS for end in ENDS[1:]}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}

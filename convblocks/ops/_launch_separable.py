@@ -39,7 +39,7 @@ def forward(
     ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
     out = torch.empty((n, o, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
-    tiling = fit(tiling or (ROWS if rolling else GATHER), c, o)
+    tiling = fit(tiling or (ROWS if rolling else GATHER), c, o, first.act)
     # What is absent is not read: any tensor stands for it.
     tensors = (depthwise if t is None else t.contiguous() for t in (*first.tensors(), *second.tensors()))
     units = c // math.gcd(c, 16), o // math.gcd(o, 16)
@@ -90,7 +90,7 @@ def _options(
 
 
 @functools.lru_cache(4096)
-def fit(tiling: Tiling, channels: int, out_channels: int) -> Tiling:
+def fit(tiling: Tiling, channels: int, out_channels: int, act: str = "relu") -> Tiling:
     """Widen or narrow a tiling meant for 64 channels: one block holds them all, and tensor cores want 16 positions."""
     width = power_of_two(channels)
     widest = max(width, power_of_two(out_channels))
@@ -99,7 +99,9 @@ def fit(tiling: Tiling, channels: int, out_channels: int) -> Tiling:
     warps = max(tiling.warps, tiling.warps * block * widest // (tiling.block * 64))
     # From 128 to 128 channels a second row on its way takes registers that there are not. A round is some 760
     # instructions of 8 warps there, longer than a copy from memory takes.
-    stages = min(tiling.stages, 2) if min(width, power_of_two(out_channels)) >= 128 else tiling.stages
+    # Activations that take more registers of their own spill less with it.
+    full = min(width, power_of_two(out_channels)) >= 128 and act not in ("silu", "gelu")
+    stages = min(tiling.stages, 2) if full else tiling.stages
     return tiling._replace(channels=width, block=block, warps=min(warps, 8), stages=stages)
 
 
