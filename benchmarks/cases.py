@@ -97,6 +97,10 @@ class Data:
             "backward": lambda: torch.ops.aten.convolution_backward(self.dy, self.x, self.weight, *rest),
         }
 
+    def call(self, path: str, direction: str) -> Callable[[], Any]:
+        """The call of a path: "copy", "convblocks" or PyTorch's."""
+        return self.x.clone if path == "copy" else self.calls(path == "convblocks")[direction]
+
     def step(self, training: bool) -> Callable[[], Any]:
         """The call that the blocks make, by the backend in force."""
         x, weight = (t.detach().clone().requires_grad_(training) for t in (self.x, self.weight))
@@ -143,6 +147,10 @@ class BlockData:
 
     def calls(self, ours: bool) -> Calls:
         return {"forward": self.fused if ours else self.one_by_one}
+
+    def call(self, path: str, direction: str) -> Callable[[], Any]:
+        """The call of a path: "convblocks" or PyTorch's."""
+        return self.calls(path == "convblocks")[direction]
 
     def fused(self) -> Tensor:
         stages = self.first.tensors(), self.second.tensors(), [1e-5, 1e-5], "relu,relu"

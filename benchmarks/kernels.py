@@ -3,7 +3,9 @@
 Every result is checked against float64 before anything is timed. "share" is the least bytes that the call must move
 (each input read once, each output written once) over its time and over the bandwidth of a copy in the same run.
 Modes: "eager" is calls from Python in a row, the host's time included; "cold" is single calls, none of whose data is in
-the L2 cache; "graph" the same by replays of a CUDA graph. A block is depthwise, ReLU, pointwise, ReLU.
+the L2 cache; "graph" the same by replays of a CUDA graph; "stream" one of many calls in one graph, each on tensors of
+its own: what the GPU takes, without the start of a measurement. The path "copy" is one of the input, for comparison. A
+block is depthwise, ReLU, pointwise, ReLU.
 
 `--decide` writes the table that the "auto" and "graph" backends go by; `--tune` looks for better tilings of kernels.
 Each writes down what it has after every case, and with `--resume` keeps what the file holds and goes on.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,13 +26,14 @@ from typing import Any
 import torch
 
 from benchmarks.cases import CASES, QUICK, Case, data
-from benchmarks.decide import KINDS, QUICK_KINDS, SIZES, decide, questions, warm
+from benchmarks.decide import KINDS, LAYOUTS, QUICK_KINDS, SIZES, decide, questions, warm
 from benchmarks.record import write
-from benchmarks.timing import back_to_back, captured, copy_bandwidth, environment, measure
+from benchmarks.timing import back_to_back, captured, copy_bandwidth, environment, in_a_row, measure
 from benchmarks.tune import tune
 from convblocks.ops import _choice
 
 RESULTS = Path(__file__).parent / "results"
+PATHS = ("torch contiguous", "torch channels_last", "convblocks", "copy")
 # Exit statuses, as those of benchmarks.gpu.
 FAILED, TIME_IS_UP = 1, 3
 
@@ -43,21 +47,23 @@ def compare(
     for case in cases:
         if case in old:
             continue
-        made = {
-            name: data(case, device, layout)
-            for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last))
-        }
-        errors = made["channels_last"].check()
-        paths = {f"torch {name}": data.calls(ours=False) for name, data in made.items()}
-        paths["convblocks"] = made["channels_last"].calls(ours=True)
-        for direction, (path, calls) in itertools.product(paths["convblocks"], paths.items()):
-            call = calls[direction]
-            timings = {"eager": back_to_back(call, device, milliseconds)}
+        sets = {name: [data(case, device, layout)] for name, layout in LAYOUTS.items()}
+        errors = sets["channels_last"][0].check()
+        for direction, path in itertools.product(("forward",) if case.out else ("forward", "backward"), PATHS):
+            if path == "copy" and (case.out or case.stride > 1 or direction == "backward"):
+                continue
+            layout = "contiguous" if path == "torch contiguous" else "channels_last"
+            some = sets[layout]
+            timings = {"eager": back_to_back(some[0].call(path, direction), device, milliseconds)}
             if device == "cuda":
-                timings["cold"] = measure(call, device, milliseconds)
-                timings["graph"] = measure(captured(call), device, milliseconds)
+                timings["cold"] = measure(some[0].call(path, direction), device, milliseconds)
+                timings["graph"] = measure(captured(some[0].call(path, direction)), device, milliseconds)
+                # Half a millisecond at a time, beside which what a measurement itself takes is nothing.
+                many = math.ceil(min(32.0, max(2.0, 500 / timings["cold"].median)))
+                some += [data(case, device, LAYOUTS[layout]) for _ in range(many - len(some))]
+                timings["stream"] = in_a_row([one.call(path, direction) for one in some[:many]], milliseconds)
             for mode, timing in timings.items():
-                share = made["channels_last"].bytes_moved(direction) / (1e-6 * timing.median) / bandwidth
+                share = some[0].bytes_moved(direction) / (1e-6 * timing.median) / bandwidth
                 row = case._asdict() | {"pass": direction, "path": path, "mode": mode, "share": share}
                 rows.append(row | timing._asdict() | ({"errors": errors} if path == "convblocks" else {}))
         print(f"{case}: checked and timed", flush=True)

@@ -109,19 +109,21 @@ def rivals(result: dict[str, Any], direction: str, dtype: str, way: str, mode: s
 def depthwise(result: dict[str, Any], mode: str) -> str:
     """Return the single convolutions of benchmarks.kernels: PyTorch's two layouts and ours, and where that was."""
     known = [f"{name} {result['environment'][name]}" for name in ("torch", "cuda", "cudnn", "triton")]
-    copy = f"a copy moves {result['copy bytes per second'] / 1e12:.2f} TB/s"
+    bandwidth = f"a copy moves {result['copy bytes per second'] / 1e12:.2f} TB/s"
     lines = [
-        f"{result['environment']['device']}; {', '.join(known)}; {copy}.",
+        f"{result['environment']['device']}; {', '.join(known)}; {bandwidth}.",
         "",
-        f"| {mode} | pass | PyTorch contiguous, us | PyTorch channels_last, us | ours, us | share | speedup |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        f"| {mode}, us | pass | PyTorch contiguous | PyTorch channels_last | a copy | ours | share | speedup |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     rows = [row for row in result["rows"] if row["mode"] == mode and not row["out"]]
     index = {(_case(row), row["pass"], row["path"]): row for row in rows}
     for name, direction in dict.fromkeys((_case(row), row["pass"]) for row in rows):
         one, other, ours = (index[name, direction, path] for path in (*THEIRS, OURS))
-        times = [row["median"] for row in (one, other, ours)]
-        cells = [*(f"{time:.1f}" for time in times), f"{ours['share']:.0%}", f"{min(times[:2]) / times[2]:.2f}"]
+        copy = index.get((name, direction, "copy"))
+        theirs = [row["median"] for row in (one, other)]
+        cells = [*(f"{time:.1f}" for time in theirs), "" if copy is None else f"{copy['median']:.1f}"]
+        cells += [f"{ours['median']:.1f}", f"{ours['share']:.0%}", f"{min(theirs) / ours['median']:.2f}"]
         lines.append(_line([name, direction, *cells]))
     return "\n".join(lines) + "\n"
 

@@ -32,19 +32,22 @@ class Tiling(NamedTuple):
     """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
     run_on: bool = False
     """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
+    programs: int = 2048
+    """Programs that leave the GPU busy: where there are more, each works through several tiles."""
 
 
 # The quickest of those tried on an H200, over dilations and sizes.
-ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4)
+ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4, programs=4096)
+# Of strips of few rows, which a far dilation leaves, most of the time is the way from tile to tile; on this one, all
+# programs are on the GPU at once.
+FAR_FORWARD = ROWS_FORWARD._replace(run_on=True, programs=1024)
+FEW_ROWS = 4
 ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4)
 # The sums for the bias take registers too.
 ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
-
-# Programs worth having: some for each of the 132 multiprocessors of a large GPU.
-PROGRAMS = 2048
 
 
 @functools.lru_cache(4096)
@@ -86,7 +89,9 @@ def forward(
     rolling = rolls(kernel, stride, padding, dilation)
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
-    tiling = fit(tiling or ROWS_FORWARD, c, x.element_size()) if rolling else fit(tiling or GATHER_FORWARD, c, 2)
+    far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
+    chosen = tiling or ((FAR_FORWARD if far else ROWS_FORWARD) if rolling else GATHER_FORWARD)
+    tiling = fit(chosen, c, x.element_size() if rolling else 2)
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +155,7 @@ def backward(
                 bias = _launch_sums.total(part_bias, dy.dtype, (c,))
         else:
             chunks = blocks(n * h * w, tiling.block)
-            tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
+            tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // tiling.programs)
             chunks = blocks(chunks, tiles)
             part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
             gradients.gather_backward.start(
@@ -187,7 +192,7 @@ def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: T
     quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
     chunks = blocks(n * quads, tiling.block)
     across = blocks(c, tiling.channels)
-    tiles = tiling.tiles or min(8, max(1, chunks * strips * across // PROGRAMS))
+    tiles = tiling.tiles or min(8, max(1, chunks * strips * across // tiling.programs))
     chunks = blocks(chunks, tiles)
     return Plan(rows, strips, quads, tiles, chunks, chunks * strips * across)
 

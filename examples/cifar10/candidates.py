@@ -114,17 +114,32 @@ def network(
     return nn.Sequential(*layers)
 
 
+def four_stages() -> nn.Module:
+    """The shape of frontier_100k before `separable 5x5` was measured: "inverted" with its last stage in two."""
+    widths, depths = (32, 48, 72, 72), (2, 3, 1, 1)
+    layers: list[nn.Module] = [ConvNormAct(3, widths[0], 3, padding="same", act_layer=None)]
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        if stage and width > widths[stage - 1]:
+            layers.append(DilatedDownsample(widths[stage - 1], width, 3, 2, "same", 1, 4, after="norm"))
+        for _ in range(depth):
+            around = MixedDepthwise(width, *(MIXED if stage < 2 else LATE))
+            layers.append(Residual(nn.Sequential(around, nn.BatchNorm2d(width), inverted(width))))
+    layers.append(GAPHead(widths[-1], 10))
+    return nn.Sequential(*layers)
+
+
 MIXED_3 = MIXED, MIXED, LATE
 FIVE_3 = FIVE, FIVE, FIVE_DILATED
 
 CANDIDATES: dict[str, Callable[[], nn.Module]] = {
     "gated, mixed kernels, 3 stages": lambda: network((32, 56, 80), (2, 3, 2), MIXED_3, gated),
     "inverted": lambda: network((32, 48, 72), (2, 3, 2), MIXED_3, inverted),
-    "frontier_100k": frontier.frontier_100k,
+    "inverted, 4 stages": four_stages,
     "2 stages": lambda: network((40, 64), (3, 4), (MIXED, MIXED), inverted),
     "5x5 alone": lambda: network((32, 48, 64), (2, 4, 2), FIVE_3, inverted, groups=16),
     "squeeze-excite": lambda: network((32, 48, 64), (2, 3, 2), MIXED_3, squeezed),
     "separable 5x5": lambda: network((32, 64, 104), (2, 3, 4), FIVE_3, single),
+    "frontier_100k": frontier.frontier_100k,
     "dense first stage": lambda: network((24, 48, 72), (1, 3, 2), MIXED_3, inverted, dense_first=True),
     "gated by sigmoid": lambda: network((32, 56, 80), (2, 3, 2), MIXED_3, gated_sigmoid),
     "larger kernels": lambda: network((32, 48, 72), (2, 3, 2), (LARGE, LARGE, LATE), inverted),

@@ -16,7 +16,9 @@ def test_a_quick_run_writes_figures_and_a_table(tmp_path, capsys):
     result = json.loads(path.read_text())
     assert result["environment"]["torch"] == torch.__version__
     passes = sum(1 if case.out else 2 for case in kernels.QUICK)
-    assert len(result["rows"]) == passes * 3
+    copies = [row for row in result["rows"] if row["path"] == "copy"]
+    assert [(row["shape"], row["pass"]) for row in copies] == [([2, 16, 16, 16], "forward")]
+    assert len(result["rows"]) == passes * 3 + 1
     assert all(0 < row["low"] <= row["median"] <= row["high"] for row in result["rows"])
     assert all(row["share"] > 0 for row in result["rows"])
     lines = path.with_suffix(".md").read_text().splitlines()

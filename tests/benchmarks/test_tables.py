@@ -55,15 +55,19 @@ def test_rivals(result):
 
 def test_depthwise():
     case = {"shape": [2, 8, 4, 4], "kernel": 3, "stride": 1, "dilation": 2, "dtype": "bfloat16", "out": 0}
-    times = {"torch contiguous": 30.0, "torch channels_last": 90.0, "convblocks": 20.0}
+    times = {"torch contiguous": 30.0, "torch channels_last": 90.0, "convblocks": 20.0, "copy": 16.0}
     rows = [case | {"pass": "forward", "mode": "cold", "path": k, "median": v, "share": 0.5} for k, v in times.items()]
+    rows += [row | {"pass": "backward"} for row in rows[:3]]
     rows += [rows[0] | {"mode": "graph"}, rows[0] | {"out": 16}]
     where = {"device": "a GPU", "torch": "2.6", "cuda": "13", "cudnn": "9", "triton": "3.6"}
     text = tables.depthwise({"environment": where, "copy bytes per second": 4.2e12, "rows": rows}, "cold")
-    first, _, head, _, only = text.splitlines()
+    first, _, head, _, forward, backward = text.splitlines()
     assert first == "a GPU; torch 2.6, cuda 13, cudnn 9, triton 3.6; a copy moves 4.20 TB/s."
-    assert head.startswith("| cold | pass | PyTorch contiguous, us |")
-    assert only == "| 2x8x4x4, kernel 3, stride 1, dilation 2, bfloat16 | forward | 30.0 | 90.0 | 20.0 | 50% | 1.50 |"
+    assert head.startswith("| cold, us | pass | PyTorch contiguous |")
+    case = "| 2x8x4x4, kernel 3, stride 1, dilation 2, bfloat16"
+    assert forward == f"{case} | forward | 30.0 | 90.0 | 16.0 | 20.0 | 50% | 1.50 |"
+    # A backward pass is no copy.
+    assert backward == f"{case} | backward | 30.0 | 90.0 |  | 20.0 | 50% | 1.50 |"
 
 
 def test_everything_names_what_was_not_timed(result):

@@ -18,17 +18,17 @@ from convblocks import (
 )
 
 PARAMETERS = {"era_s9": 199_562, "late_100k": 99_956, "net4": 176_234, "eva8_s6": 98_779, "twelve_layer": 170_106}
-PARAMETERS |= {"frontier_100k": 97_170, "frontier_200k": 191_634}
+PARAMETERS |= {"frontier_100k": 99_330, "frontier_200k": 197_602}
 
 
 def frontier_shapes(*stages):
-    """Of the stem, and of each stage's blocks: three kernels, each on a quarter of the channels, out and back."""
-    shapes = []
-    for number, (channels, size, blocks) in enumerate(stages):
-        block = [*[(channels // 4, size)] * 3, (2 * channels, size), (channels, size)]
-        # A stage of the size of the one before has no convolution of its own before its blocks.
-        first = [(channels, size)] if not number or size != stages[number - 1][1] else []
-        shapes += first + block * blocks
+    """Of the stem, and of each stage's downsampling and blocks: a depthwise and a pointwise convolution each."""
+    shapes, before = [(stages[0][0], stages[0][1])], None
+    for channels, size, blocks in stages:
+        if before:
+            shapes += [(before, size), (channels, size)]
+        shapes += [(channels, size)] * 2 * blocks
+        before = channels
     return shapes
 
 
@@ -75,12 +75,12 @@ SHAPES = {
     ],
 }
 SHAPES |= {
-    "frontier_100k": frontier_shapes((32, 32, 2), (48, 16, 3), (72, 8, 1), (72, 8, 1)),
-    "frontier_200k": frontier_shapes((48, 32, 2), (64, 16, 4), (96, 8, 1), (96, 8, 1)),
+    "frontier_100k": frontier_shapes((48, 32, 5), (64, 16, 7), (88, 8, 3)),
+    "frontier_200k": frontier_shapes((64, 32, 6), (88, 16, 9), (120, 8, 3)),
 }
 # At the last convolution before the pool, in input pixels.
 FIELDS = {"era_s9": 47, "late_100k": 133, "net4": 43, "eva8_s6": 51, "twelve_layer": 47}
-FIELDS |= {"frontier_100k": 105, "frontier_200k": 121}
+FIELDS |= {"frontier_100k": 139, "frontier_200k": 159}
 
 every_network = pytest.mark.parametrize("name", networks.NETWORKS)
 
