@@ -139,13 +139,14 @@ def rows_backward(
             x13 = tl.zeros((BU, BC), tl.float32)
         else:
             _, _, _, own_0, own_1, own_2, own_3, here = _own(chunk * TILES + run, N, QUADS, H, W, DW, C, c, BU)
-            r0, r1, r2, r3 = _row_of_four(
+            # The loop's own rows are on their way before this one is waited for.
+            x10, x11, x12, x13 = _row_of_four(
                 X + here + first * W * C, DW * C, own_0, own_1, own_2, own_3, 0, start, column
             )
-            x10 = r0.to(tl.float32)
-            x11 = r1.to(tl.float32)
-            x12 = r2.to(tl.float32)
-            x13 = r3.to(tl.float32)
+            x10 = x10.to(tl.float32)
+            x11 = x11.to(tl.float32)
+            x12 = x12.to(tl.float32)
+            x13 = x13.to(tl.float32)
         for turn in tl.range(span * (TILES if RUN_ON else 1), num_stages=STAGES):
             k = turn % span if RUN_ON else start + turn
             tile = turn // span if RUN_ON else run

@@ -123,8 +123,8 @@ def cases(draw):
     height, width = (least + draw(st.integers(0, 7)) for least in size)
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 40)), height, width)
     dtype = draw(st.sampled_from(sorted(TOLERANCE)))
-    run_on = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": True}
-    tiling = run_on if rolling and draw(st.booleans()) else None
+    cut = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": draw(st.booleans())}
+    tiling = cut if rolling and draw(st.booleans()) else None
     return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()), tiling=tiling)
 
 
