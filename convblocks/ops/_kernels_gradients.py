@@ -22,6 +22,22 @@ def _row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
 
 
 @triton.jit
+def _store_four(at, step, y_0, y_1, y_2, y_3, ok_0, ok_1, ok_2, ok_3, ok, column):
+    tl.store(at, y_0.to(at.dtype.element_ty), mask=(ok_0 & ok)[:, None] & column)
+    tl.store(at + step, y_1.to(at.dtype.element_ty), mask=(ok_1 & ok)[:, None] & column)
+    tl.store(at + 2 * step, y_2.to(at.dtype.element_ty), mask=(ok_2 & ok)[:, None] & column)
+    tl.store(at + 3 * step, y_3.to(at.dtype.element_ty), mask=(ok_3 & ok)[:, None] & column)
+
+
+@triton.jit
+def _own(tile, N, QUADS, H, W, DW, C, c, BU: tl.constexpr):
+    """What `quad` tells of a tile, which of the four columns there are, and where the first lies in x."""
+    u_ok, n, w = quad(tile, N, QUADS, DW, BU)
+    at = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
+    return u_ok, n, w, u_ok & (w < W), u_ok & (w + DW < W), u_ok & (w + 2 * DW < W), u_ok & (w + 3 * DW < W), at
+
+
+@triton.jit
 def four(x_0, x_1, x_2, x_3, g_0, g_1, g_2, g_3, sums):
     return tl.fma(x_3, g_3, tl.fma(x_2, g_2, tl.fma(x_1, g_1, tl.fma(x_0, g_0, sums))))
 
@@ -70,6 +86,14 @@ def rows_backward(
     chunk = pid // blocks // STRIPS
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(H - first, DH))
+    start = 0
+    span = rows + 2
+    if not RUN_ON:
+        # A round whose row of dy lies above the first or below the last adds nothing. What else it does is done outside
+        # the loop: fetch the first row of x, write the last row of dx. Strips below the image have no rows at all.
+        start = ((rows > 0) & (first + PH < 2 * DH)).to(tl.int32)
+        last = ((rows > 0) & (first + (rows - 1) * DH + PH >= HO)).to(tl.int32)
+        span = rows + 2 - start - last
 
     w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
     w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
@@ -108,14 +132,25 @@ def rows_backward(
         x01 = tl.zeros((BU, BC), tl.float32)
         x02 = tl.zeros((BU, BC), tl.float32)
         x03 = tl.zeros((BU, BC), tl.float32)
-        x10 = tl.zeros((BU, BC), tl.float32)
-        x11 = tl.zeros((BU, BC), tl.float32)
-        x12 = tl.zeros((BU, BC), tl.float32)
-        x13 = tl.zeros((BU, BC), tl.float32)
-        for turn in tl.range((rows + 2) * (TILES if RUN_ON else 1), num_stages=STAGES):
-            k = turn % (rows + 2) if RUN_ON else turn
-            tile = turn // (rows + 2) if RUN_ON else run
-            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
+        if RUN_ON:
+            x10 = tl.zeros((BU, BC), tl.float32)
+            x11 = tl.zeros((BU, BC), tl.float32)
+            x12 = tl.zeros((BU, BC), tl.float32)
+            x13 = tl.zeros((BU, BC), tl.float32)
+        else:
+            _, _, _, own_0, own_1, own_2, own_3, here = _own(chunk * TILES + run, N, QUADS, H, W, DW, C, c, BU)
+            # The loop's own rows are on their way before this one is waited for.
+            x10, x11, x12, x13 = _row_of_four(
+                X + here + first * W * C, DW * C, own_0, own_1, own_2, own_3, 0, start, column
+            )
+            x10 = x10.to(tl.float32)
+            x11 = x11.to(tl.float32)
+            x12 = x12.to(tl.float32)
+            x13 = x13.to(tl.float32)
+        for turn in tl.range(span * (TILES if RUN_ON else 1), num_stages=STAGES):
+            k = turn % span if RUN_ON else start + turn
+            tile = turn // span if RUN_ON else run
+            u_ok, n, w, ok_0, ok_1, ok_2, ok_3, own = _own(chunk * TILES + tile, N, QUADS, H, W, DW, C, c, BU)
             left = w + PW - 2 * DW
             ok_a = u_ok & within(left, WO)
             ok_b = u_ok & within(left + DW, WO)
@@ -123,21 +158,14 @@ def rows_backward(
             ok_d = u_ok & within(left + 3 * DW, WO)
             ok_e = u_ok & within(left + 4 * DW, WO)
             ok_f = u_ok & within(left + 5 * DW, WO)
-            ok_0 = u_ok & (w < W)
-            ok_1 = u_ok & (w + DW < W)
-            ok_2 = u_ok & (w + 2 * DW < W)
-            ok_3 = u_ok & (w + 3 * DW < W)
             g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
-            own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
-            x_at = X + own
-            dx_at = DX + own
             step = DW * C
             h = first + k * DH
             g_row = h + PH - 2 * DH
             ra, rb, rc, rd, re, rf = row_of_six(
                 g_at + g_row * WO * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, g_row, HO, column
             )
-            r0, r1, r2, r3 = _row_of_four(x_at + h * W * C, step, ok_0, ok_1, ok_2, ok_3, k, rows, column)
+            r0, r1, r2, r3 = _row_of_four(X + own + h * W * C, step, ok_0, ok_1, ok_2, ok_3, k, rows, column)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
             gc = rc.to(tl.float32)
@@ -187,11 +215,12 @@ def rows_backward(
             x12 = x22
             x13 = x23
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
-            out = dx_at + (first + (k - 2) * DH) * W * C
-            tl.store(out, y0.to(DX.dtype.element_ty), mask=(ok_0 & done)[:, None] & column)
-            tl.store(out + step, y1.to(DX.dtype.element_ty), mask=(ok_1 & done)[:, None] & column)
-            tl.store(out + 2 * step, y2.to(DX.dtype.element_ty), mask=(ok_2 & done)[:, None] & column)
-            tl.store(out + 3 * step, y3.to(DX.dtype.element_ty), mask=(ok_3 & done)[:, None] & column)
+            out = DX + own + (first + (k - 2) * DH) * W * C
+            _store_four(out, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, done, column)
+        if not RUN_ON:
+            done = (tl.zeros((BU,), tl.int32) + last) > 0
+            out = DX + here + (first + (rows - 1) * DH) * W * C
+            _store_four(out, DW * C, p0, p1, p2, p3, own_0, own_1, own_2, own_3, done, column)
 
     line = (chunk * STRIPS + strip).to(tl.int64) * C + c
     part = PART_WEIGHT + line * 9

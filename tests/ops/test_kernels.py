@@ -70,6 +70,28 @@ CASES = {
     "tiles run on, dilated by more than the image": Case(
         (5, 8, 5, 6), padding=(8, 8), dilation=(8, 8), tiling={"block": 2, "tiles": 8, "run_on": True}, dtype="bfloat16"
     ),
+    "tiles run on, partly padded": Case(
+        (3, 16, 13, 9),
+        padding=(1, 2),
+        dilation=(3, 2),
+        tiling={"block": 4, "rows": 3, "tiles": 3, "run_on": True},
+        dtype="bfloat16",
+    ),
+    "strips from the top to the bottom": Case(
+        (3, 16, 13, 9), padding=(4, 4), dilation=(4, 4), tiling={"block": 2, "tiles": 4}, dtype="bfloat16"
+    ),
+    "strips from the top to the bottom, partly padded": Case(
+        (3, 16, 13, 9), padding=(3, 1), dilation=(4, 4), tiling={"block": 2, "tiles": 4, "stages": 4}
+    ),
+    "strips at the top, in the middle and at the bottom": Case(
+        (2, 16, 25, 7), padding=(2, 3), dilation=(3, 3), tiling={"block": 4, "rows": 2, "tiles": 3}, dtype="float16"
+    ),
+    "strips without padding": Case(
+        (2, 16, 15, 9), padding=(0, 0), dilation=(2, 2), tiling={"block": 4, "rows": 2, "tiles": 2}, dtype="bfloat16"
+    ),
+    "strips below the image": Case(
+        (2, 8, 9, 6), padding=(5, 1), dilation=(8, 1), tiling={"block": 4, "rows": 1, "tiles": 2}
+    ),
     "tiles of the gathering kernel": Case(
         (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}
     ),
@@ -101,8 +123,8 @@ def cases(draw):
     height, width = (least + draw(st.integers(0, 7)) for least in size)
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 40)), height, width)
     dtype = draw(st.sampled_from(sorted(TOLERANCE)))
-    run_on = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": True}
-    tiling = run_on if rolling and draw(st.booleans()) else None
+    cut = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": draw(st.booleans())}
+    tiling = cut if rolling and draw(st.booleans()) else None
     return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()), tiling=tiling)
 
 
