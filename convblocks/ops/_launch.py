@@ -192,7 +192,7 @@ def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: T
     quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
     chunks = blocks(n * quads, tiling.block)
     across = blocks(c, tiling.channels)
-    tiles = tiling.tiles or min(8, max(1, chunks * strips * across // tiling.programs))
+    tiles = tiling.tiles or min(16, max(1, chunks * strips * across // tiling.programs))
     chunks = blocks(chunks, tiles)
     return Plan(rows, strips, quads, tiles, chunks, chunks * strips * across)
 
