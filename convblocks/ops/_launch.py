@@ -30,10 +30,10 @@ class Tiling(NamedTuple):
     warps: int = 4
     stages: int = 3
     """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
-    registers: int = 0
-    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
     run_on: bool = False
     """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
+    registers: int = 0
+    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
 
 
 # The quickest of those tried on an H200, over dilations and sizes.
