@@ -97,7 +97,7 @@ def separable(
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}
     constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": chosen.stages}
     constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
-    constants |= {"BU": chosen.block, "BP": chosen.block}
+    constants |= {"BU": chosen.block, "BP": chosen.block, "SPREAD": _launch_separable.spread(chosen)}
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
     if rolling:

@@ -84,12 +84,12 @@ def pointwise_across(y, point, scale, shift, HAS: tl.constexpr, ACT: tl.constexp
 
 
 @triton.jit
-def side_by_side(a, b, c, d):
+def side_by_side(a, b, c, d, SPREAD: tl.constexpr):
     """Four columns of (BU, BC) as (4 * BU, BC), in an order of rows for `one_by_one` to undo.
 
-    The order goes by the layouts that Triton's compiler makes of it. A thread's few channels of many units, all four
-    columns of them, are in its own registers, so that putting them together moves nothing; and where the product's
-    lanes are the columns, one exchange through shared memory turns it into rows for wide stores.
+    The order goes by the layouts that Triton's compiler makes of it, which lays threads along the last axes. SPREAD is
+    the units that they reach: a thread then has few channels of many units, and all four columns of them in its own
+    registers, so that putting them together moves nothing.
     """
     BU: tl.constexpr = a.shape[0]
     BC: tl.constexpr = a.shape[1]
@@ -97,15 +97,15 @@ def side_by_side(a, b, c, d):
     low = tl.where(j == 0, a[None, :, :], b[None, :, :])
     high = tl.where(j == 2, c[None, :, :], d[None, :, :])
     four = tl.where(j < 2, low, high)
-    return four.reshape(4, 8, BU // 8, BC).permute(1, 0, 2, 3).reshape(4 * BU, BC)
+    return four.reshape(4, BU // SPREAD, SPREAD, BC).permute(1, 0, 2, 3).reshape(4 * BU, BC)
 
 
 @triton.jit
-def one_by_one(z):
+def one_by_one(z, SPREAD: tl.constexpr):
     """From the order of `side_by_side` to column after column."""
     BU: tl.constexpr = z.shape[0] // 4
     BO: tl.constexpr = z.shape[1]
-    return z.reshape(8, 4, BU // 8, BO).permute(1, 0, 2, 3).reshape(4 * BU, BO)
+    return z.reshape(BU // SPREAD, 4, SPREAD, BO).permute(1, 0, 2, 3).reshape(4 * BU, BO)
 
 
 @triton.jit
@@ -159,6 +159,7 @@ def rows_separable(
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     STAGES: tl.constexpr,
+    SPREAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
@@ -243,11 +244,11 @@ def rows_separable(
             y0 = activate(three(xa, xb, xc, w20, w21, w22, p0), ACT_1).to(point.dtype)
             p0 = three(xa, xb, xc, w10, w11, w12, q0)
             q0 = three(xa, xb, xc, w00, w01, w02, start)
-            y = side_by_side(y0, y1, y2, y3)
+            y = side_by_side(y0, y1, y2, y3, SPREAD)
             z = pointwise_across(y, point, scale_2, shift_2, HAS_2, ACT_2).to(Y.dtype.element_ty)
             here = ok_z & ((tl.zeros((4 * BU,), tl.int32) + k) >= 2)
             out = y_at + (first + (k - 2) * DH) * WO * O
-            tl.store(out, one_by_one(z), mask=here[:, None] & o_ok[None, :])
+            tl.store(out, one_by_one(z, SPREAD), mask=here[:, None] & o_ok[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -48,7 +48,7 @@ def forward(
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
-            rest = _options(*of, STAGES=tiling.stages, BU=tiling.block)
+            rest = _options(*of, STAGES=tiling.stages, SPREAD=spread(tiling), BU=tiling.block)
             kernels.rows_separable.start(plan.programs, (*arguments, *plan.down), rest)
         else:
             rest = _options(*of, KH=kernel[0], KW=kernel[1], SH=stride[0], SW=stride[1], BP=tiling.block)
@@ -100,6 +100,11 @@ def fit(tiling: Tiling, channels: int, out_channels: int, rolling: bool) -> Tili
     # As many elements a thread as 64 channels have.
     warps = max(tiling.warps, tiling.warps * block * widest // (tiling.block * 64))
     return tiling._replace(channels=width, block=block, warps=min(warps, 8))
+
+
+def spread(tiling: Tiling) -> int:
+    """Return the units that the threads of a program reach when laid along the channels first."""
+    return max(1, min(tiling.block, 32 * tiling.warps // tiling.channels))
 
 
 def power_of_two(channels: int) -> int:
