@@ -29,7 +29,7 @@ def tilings(case: Case) -> list[Tiling]:
     from convblocks.ops._launch import Tiling
 
     if case.out:
-        grid = itertools.product((16, 32), (64,), (4, 8), (2, 3, 4))
+        grid = itertools.product((8, 16, 32), (64,), (4, 8), (2, 3, 4))
     else:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
