@@ -99,7 +99,7 @@ def fit(tiling: Tiling, channels: int, out_channels: int, rolling: bool) -> Tili
     block = max(8 if rolling and widest <= 128 else 16, tiling.block * 64 // widest)
     # As many elements a thread as 64 channels have.
     warps = max(tiling.warps, tiling.warps * block * widest // (tiling.block * 64))
-    return tiling._replace(channels=width, block=block, warps=min(warps, 8))
+    return tiling._replace(channels=width, block=block, warps=min(warps, max(8, tiling.warps)))
 
 
 def spread(tiling: Tiling) -> int:
