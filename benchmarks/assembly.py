@@ -90,7 +90,9 @@ class Assembly:
         return len(self.instructions) - len(outer) + tiles * (len(outer) - len(inner) + rounds * len(inner))
 
 
-def compile_kernel(kernel, pointers: dict[str, str], constants: dict[str, object], arch: int, warps: int) -> Assembly:
+def compile_kernel(
+    kernel, pointers: dict[str, str], constants: dict[str, object], arch: int, warps: int, registers: int = 0
+) -> Assembly:
     names = kernel.arg_names
     kinds = {n: f"*{pointers[n]}" if n in pointers else "constexpr" if n in constants else "i32" for n in names}
     source = ASTSource(
@@ -100,7 +102,7 @@ def compile_kernel(kernel, pointers: dict[str, str], constants: dict[str, object
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in pointers},
     )
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    options = {"num_warps": warps, "enable_fp_fusion": False}
+    options = {"num_warps": warps, "enable_fp_fusion": False} | ({"maxnreg": registers} if registers else {})
     built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     heads = [line for line in built.asm["ttir"].splitlines() if "scf.for" in line]
     carried = tuple(len(re.findall(r"%\w+ = %", line.partition("iter_args")[2])) for line in heads)

@@ -91,15 +91,15 @@ def separable(
 ) -> Build:
     """A whole block in inference; the gathering one at 5 x 5 with stride 2."""
     chosen = tiling or (_launch_separable.ROWS if rolling else _launch_separable.GATHER)
-    chosen = _launch_separable.fit(chosen, channels, out, act)
+    chosen = _launch_separable.fit(chosen, channels, out, rolling)
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "POINT", "BIAS_1", "BIAS_2", "Y"), SHORT[dtype])
     pointers |= {f"{name}{end}": "fp32" for name in FLOATS for end in ENDS[1:]}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}
     constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": chosen.stages}
     constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
-    constants |= {"BU": chosen.block, "BP": chosen.block}
+    constants |= {"BU": chosen.block, "BP": chosen.block, "SPREAD": _launch_separable.spread(chosen)}
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
-    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
     if rolling:
         # What must be moved of a position is the mean of what comes in and what goes out, twice.
         return _rolling(assembly, chosen, (channels + out) / 2)
@@ -130,7 +130,10 @@ def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: float) -> Build:
     return Build(assembly, outputs, tiling.rows + 2)
 
 
-def _compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], arch: int, warps: int) -> Assembly:
+def _compiled(
+    kernel: Any, pointers: dict[str, str], constants: dict[str, Any], arch: int, warps: int, registers: int = 0
+) -> Assembly:
     names = kernel.arg_names
     kinds = {name: kind for name, kind in pointers.items() if name in names}
-    return compile_kernel(kernel, kinds, {name: v for name, v in constants.items() if name in names}, arch, warps)
+    own = {name: v for name, v in constants.items() if name in names}
+    return compile_kernel(kernel, kinds, own, arch, warps, registers)

@@ -29,14 +29,16 @@ def tilings(case: Case) -> list[Tiling]:
     from convblocks.ops._launch import Tiling
 
     if case.out:
-        grid = itertools.product((16, 32), (64,), (4, 8), (1, 2, 3, 4, 5))
+        grid = itertools.product((8, 16, 32), (64,), (4, 8), (2, 3, 4))
     else:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
     ways_on = (False, True) if case.dilation > 1 and not case.out else (False,)
+    # 168 let 12 warps into a multiprocessor.
+    bounds = (0, 168) if case.out else (0,)
     return [
-        Tiling(block, channels, rows, 0, warps, stages, run_on)
-        for rows, run_on, (block, channels, warps, stages) in itertools.product(ROWS, ways_on, grid)
+        Tiling(block, channels, rows, 0, warps, stages, run_on, registers=bound)
+        for rows, run_on, bound, (block, channels, warps, stages) in itertools.product(ROWS, ways_on, bounds, grid)
         if case.out or 4 <= block * channels // (32 * warps) <= 8
     ]
 

@@ -66,6 +66,57 @@ def pointwise(y, point, scale, shift, HAS: tl.constexpr, ACT: tl.constexpr):
     return activate(z, ACT)
 
 
+@triton.jit
+def pointwise_across(y, point, scale, shift, HAS: tl.constexpr, ACT: tl.constexpr):
+    """`pointwise`, with the channels along the rows of the product.
+
+    A thread has two of them there, or some more: scale and shift take few registers. The weight is read by the tensor
+    cores themselves where they can (compute capability 9.0, from 64 channels), and costs none.
+    """
+    if point.dtype == tl.float32:
+        y = tensor_float(y)
+    z = tl.dot(point.T, y.T, input_precision="tf32")
+    if HAS & 2:
+        z = tl.fma(z, tl.broadcast_to(scale.T, z.shape), tl.broadcast_to(shift.T, z.shape))
+    elif HAS & 1:
+        z += shift.T
+    return activate(z, ACT).T
+
+
+@triton.jit
+def side_by_side(a, b, c, d, SPREAD: tl.constexpr):
+    """Four columns of (BU, BC) as (4 * BU, BC), in an order of rows for `one_by_one` to undo.
+
+    The order goes by the layouts that Triton's compiler makes of it, which lays threads along the last axes. SPREAD is
+    the units that they reach: a thread then has few channels of many units, and all four columns of them in its own
+    registers, so that putting them together moves nothing.
+    """
+    BU: tl.constexpr = a.shape[0]
+    BC: tl.constexpr = a.shape[1]
+    j = tl.arange(0, 4)[:, None, None]
+    low = tl.where(j == 0, a[None, :, :], b[None, :, :])
+    high = tl.where(j == 2, c[None, :, :], d[None, :, :])
+    four = tl.where(j < 2, low, high)
+    return four.reshape(4, BU // SPREAD, SPREAD, BC).permute(1, 0, 2, 3).reshape(4 * BU, BC)
+
+
+@triton.jit
+def one_by_one(z, SPREAD: tl.constexpr):
+    """From the order of `side_by_side` to column after column."""
+    BU: tl.constexpr = z.shape[0] // 4
+    BO: tl.constexpr = z.shape[1]
+    return z.reshape(BU // SPREAD, 4, SPREAD, BO).permute(1, 0, 2, 3).reshape(4 * BU, BO)
+
+
+@triton.jit
+def quad_by_column(tile, N, QUADS, DW, BU: tl.constexpr):
+    """`quad` for every column of a unit: all the first ones, all the second ones and so on."""
+    r = tl.arange(0, 4 * BU)
+    u = tile * BU + r % BU
+    w = (u % QUADS) // DW * (4 * DW) + (u % QUADS) % DW + r // BU * DW
+    return u < N * QUADS, (u // QUADS).to(tl.int64), w
+
+
 @triton.jit(do_not_specialize=ROLLING)
 def rows_separable(
     X,
@@ -108,13 +159,15 @@ def rows_separable(
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     STAGES: tl.constexpr,
+    SPREAD: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
 ):
     """`rows_forward` with the rest of the block behind it: the same units, strips and tiles.
 
-    The loop is a pipeline: rows are copied into shared memory while earlier ones are worked on.
+    The loop is a pipeline: rows are copied into shared memory while earlier ones are worked on. The four columns go
+    through the tensor cores together: what waits there, and for the other warps, does so once a row.
     """
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
@@ -155,9 +208,10 @@ def rows_separable(
         ok_d = u_ok & within(left + 3 * DW, W)
         ok_e = u_ok & within(left + 4 * DW, W)
         ok_f = u_ok & within(left + 5 * DW, W)
-        room = tl.where(u_ok, WO - w, 0)
+        z_ok, n_z, w_z = quad_by_column(chunk * TILES + tile, N, QUADS, DW, BU)
+        ok_z = z_ok & (w_z < WO)
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
-        y_at = Y + (n * (HO * WO * O))[:, None] + ((w * O)[:, None] + o[None, :])
+        y_at = Y + (n_z * (HO * WO * O))[:, None] + ((w_z * O)[:, None] + o[None, :])
         p0 = zero
         p1 = zero
         p2 = zero
@@ -178,28 +232,23 @@ def rows_separable(
             xe = re.to(tl.float32)
             xf = rf.to(tl.float32)
             # The last column first, each to its end: by what compilers make of it, the fewest registers.
-            here = tl.where(k >= 2, room, 0)
-            out = y_at + (first + (k - 2) * DH) * WO * O
-            y3 = three(xd, xe, xf, w20, w21, w22, p3)
+            y3 = activate(three(xd, xe, xf, w20, w21, w22, p3), ACT_1).to(point.dtype)
             p3 = three(xd, xe, xf, w10, w11, w12, q3)
             q3 = three(xd, xe, xf, w00, w01, w02, start)
-            z = pointwise(activate(y3, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
-            tl.store(out + 3 * DW * O, z.to(Y.dtype.element_ty), mask=(here > 3 * DW)[:, None] & o_ok[None, :])
-            y2 = three(xc, xd, xe, w20, w21, w22, p2)
+            y2 = activate(three(xc, xd, xe, w20, w21, w22, p2), ACT_1).to(point.dtype)
             p2 = three(xc, xd, xe, w10, w11, w12, q2)
             q2 = three(xc, xd, xe, w00, w01, w02, start)
-            z = pointwise(activate(y2, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
-            tl.store(out + 2 * DW * O, z.to(Y.dtype.element_ty), mask=(here > 2 * DW)[:, None] & o_ok[None, :])
-            y1 = three(xb, xc, xd, w20, w21, w22, p1)
+            y1 = activate(three(xb, xc, xd, w20, w21, w22, p1), ACT_1).to(point.dtype)
             p1 = three(xb, xc, xd, w10, w11, w12, q1)
             q1 = three(xb, xc, xd, w00, w01, w02, start)
-            z = pointwise(activate(y1, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
-            tl.store(out + DW * O, z.to(Y.dtype.element_ty), mask=(here > DW)[:, None] & o_ok[None, :])
-            y0 = three(xa, xb, xc, w20, w21, w22, p0)
+            y0 = activate(three(xa, xb, xc, w20, w21, w22, p0), ACT_1).to(point.dtype)
             p0 = three(xa, xb, xc, w10, w11, w12, q0)
             q0 = three(xa, xb, xc, w00, w01, w02, start)
-            z = pointwise(activate(y0, ACT_1), point, scale_2, shift_2, HAS_2, ACT_2)
-            tl.store(out, z.to(Y.dtype.element_ty), mask=(here > 0)[:, None] & o_ok[None, :])
+            y = side_by_side(y0, y1, y2, y3, SPREAD)
+            z = pointwise_across(y, point, scale_2, shift_2, HAS_2, ACT_2).to(Y.dtype.element_ty)
+            here = ok_z & ((tl.zeros((4 * BU,), tl.int32) + k) >= 2)
+            out = y_at + (first + (k - 2) * DH) * WO * O
+            tl.store(out, one_by_one(z, SPREAD), mask=here[:, None] & o_ok[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)

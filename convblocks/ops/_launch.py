@@ -34,6 +34,8 @@ class Tiling(NamedTuple):
     """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
     programs: int = 2048
     """Programs that leave the GPU busy: where there are more, each works through several tiles."""
+    registers: int = 0
+    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
 
 
 # The quickest of those tried on an H200, over dilations and sizes.

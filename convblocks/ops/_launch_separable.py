@@ -16,7 +16,7 @@ from convblocks.ops._start import Kernels, Options, options
 kernels = Kernels(_kernels_separable)
 
 # For blocks of 64 channels; `fit` makes other widths of them.
-ROWS = Tiling(block=8, rows=32, warps=2)
+ROWS = Tiling(block=16, rows=32, warps=4)
 GATHER = Tiling(block=64)
 
 
@@ -39,7 +39,7 @@ def forward(
     ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
     out = torch.empty((n, o, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
-    tiling = fit(tiling or (ROWS if rolling else GATHER), c, o, first.act)
+    tiling = fit(tiling or (ROWS if rolling else GATHER), c, o, rolling)
     # What is absent is not read: any tensor stands for it.
     tensors = (depthwise if t is None else t.contiguous() for t in (*first.tensors(), *second.tensors()))
     units = c // math.gcd(c, 16), o // math.gcd(o, 16)
@@ -48,7 +48,7 @@ def forward(
     with torch.cuda.device_of(x):
         if rolling:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
-            rest = _options(*of, STAGES=tiling.stages, BU=tiling.block)
+            rest = _options(*of, STAGES=tiling.stages, SPREAD=spread(tiling), BU=tiling.block)
             kernels.rows_separable.start(plan.programs, (*arguments, *plan.down), rest)
         else:
             rest = _options(*of, KH=kernel[0], KW=kernel[1], SH=stride[0], SW=stride[1], BP=tiling.block)
@@ -85,24 +85,26 @@ def _options(
         num_warps=tiling.warps,
         # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
         enable_fp_fusion=False,
+        **({"maxnreg": tiling.registers} if tiling.registers else {}),
         **more,
     )
 
 
 @functools.lru_cache(4096)
-def fit(tiling: Tiling, channels: int, out_channels: int, act: str = "relu") -> Tiling:
+def fit(tiling: Tiling, channels: int, out_channels: int, rolling: bool) -> Tiling:
     """Widen or narrow a tiling meant for 64 channels: one block holds them all, and tensor cores want 16 positions."""
     width = power_of_two(channels)
     widest = max(width, power_of_two(out_channels))
-    block = max(16, tiling.block * 64 // widest)
+    # A unit of a rolling kernel is four positions. To more than 128 channels, warps want the work of 16 units.
+    block = max(8 if rolling and widest <= 128 else 16, tiling.block * 64 // widest)
     # As many elements a thread as 64 channels have.
     warps = max(tiling.warps, tiling.warps * block * widest // (tiling.block * 64))
-    # From 128 to 128 channels a second row on its way takes registers that there are not. A round is some 760
-    # instructions of 8 warps there, longer than a copy from memory takes.
-    # Activations that take more registers of their own spill less with it.
-    full = min(width, power_of_two(out_channels)) >= 128 and act not in ("silu", "gelu")
-    stages = min(tiling.stages, 2) if full else tiling.stages
-    return tiling._replace(channels=width, block=block, warps=min(warps, 8), stages=stages)
+    return tiling._replace(channels=width, block=block, warps=min(warps, max(8, tiling.warps)))
+
+
+def spread(tiling: Tiling) -> int:
+    """Return the units that the threads of a program reach when laid along the channels first."""
+    return max(1, min(tiling.block, 32 * tiling.warps // tiling.channels))
 
 
 def power_of_two(channels: int) -> int:
