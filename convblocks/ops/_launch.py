@@ -45,6 +45,7 @@ ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4, programs=4096)
 FAR_FORWARD = ROWS_FORWARD._replace(run_on=True, programs=1024)
 FEW_ROWS = 4
 ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4)
+FAR_BACKWARD = ROWS_BACKWARD._replace(programs=512)
 # The sums for the bias take registers too.
 ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
@@ -139,7 +140,8 @@ def backward(
     ho, wo = dy.shape[2:]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
-    chosen = (ROWS_BACKWARD_BIAS if has_bias else ROWS_BACKWARD) if rolling else GATHER_BACKWARD
+    near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
+    chosen = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else GATHER_BACKWARD
     tiling = fit(tiling or chosen, c, x.element_size())
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
