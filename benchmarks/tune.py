@@ -21,15 +21,14 @@ LAST = torch.channels_last
 
 CASES = [Case(LARGE[0]), Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[0], dilation=8)]
 CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4])]
-ROWS = (16, 32, 64)
 
 
 def tilings(case: Case) -> list[Tiling]:
-    """Return the tilings to try, those that differ in more than the rows first: only these are compiled anew."""
+    """Return the tilings to try; how many rows and tiles a program has, `plan_rows` finds for each."""
     from convblocks.ops._launch import Tiling
 
     if case.out:
-        grid = itertools.product((8, 16, 32), (64,), (4, 8), (2, 3, 4))
+        grid = itertools.product((16, 32), (64,), (4, 8), (2, 3, 4))
     else:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
@@ -37,8 +36,8 @@ def tilings(case: Case) -> list[Tiling]:
     # 168 let 12 warps into a multiprocessor.
     bounds = (0, 168) if case.out else (0,)
     return [
-        Tiling(block, channels, rows, 0, warps, stages, run_on, registers=bound)
-        for rows, run_on, bound, (block, channels, warps, stages) in itertools.product(ROWS, ways_on, bounds, grid)
+        Tiling(block, channels, 64, 0, warps, stages, run_on, start=2, registers=bound)
+        for run_on, bound, (block, channels, warps, stages) in itertools.product(ways_on, bounds, grid)
         if case.out or 4 <= block * channels // (32 * warps) <= 8
     ]
 
@@ -54,7 +53,7 @@ def tune(device: str, milliseconds: float, known: Sequence[dict[str, Any]], unti
         todo = [(tiling, way) for tiling, way in every if (str(case), way, tiling) not in old]
         if not todo:
             continue
-        kinds = dict.fromkeys(tiling for tiling, _ in todo if tiling.rows == ROWS[0])
+        kinds = dict.fromkeys(tiling for tiling, _ in todo)
         compile_all(_once, [(case, tiling) for tiling in kinds], max(1.0, (until - time.monotonic()) / 3))
         made = BlockData(case, device, LAST) if case.out else Data(case, device, LAST)
         for tiling, way in todo:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from convblocks.ops import _kernels_separable
-from convblocks.ops._launch import Pair, Tiling, blocks, output_size, plan_rows, rolls
+from convblocks.ops._launch import Pair, Tiling, at_once, blocks, output_size, plan_rows, rolls
 from convblocks.ops._stage import Stage
 from convblocks.ops._start import Kernels, Options, options
 
 kernels = Kernels(_kernels_separable)
 
 # For blocks of 64 channels; `fit` makes other widths of them.
-ROWS = Tiling(block=16, rows=32, warps=4)
+ROWS = Tiling(block=16, rows=64, warps=4, stages=4, start=1)
 GATHER = Tiling(block=64)
 
 
@@ -47,7 +47,8 @@ def forward(
     of = tiling, c, o, has(first), has(second), first.eps, second.eps, first.act, second.act
     with torch.cuda.device_of(x):
         if rolling:
-            plan = plan_rows(n, c, ho, wo, dilation, tiling)
+            # All channels are in one program, and registers are what 16 bits take.
+            plan = plan_rows(n, tiling.channels, ho, wo, dilation, tiling, at_once(tiling, 2))
             rest = _options(*of, STAGES=tiling.stages, SPREAD=spread(tiling), BU=tiling.block)
             kernels.rows_separable.start(plan.programs, (*arguments, *plan.down), rest)
         else:
