@@ -1,0 +1,69 @@
+"""How a map is cut into programs: everything once, and nothing slower than the plainest cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from convblocks.ops import _launch
+from convblocks.ops._launch import Plan, Tiling, blocks
+
+TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD, _launch.FAR_BACKWARD]
+PLACES = 1056
+
+
+def cost(plan: Plan, height: int, tiling: Tiling) -> int:
+    rounds = plan.tiles * (plan.rows + (1 if plan.rows == height else 2)) + tiling.start
+    return blocks(plan.programs, PLACES) * rounds
+
+
+@given(
+    st.integers(1, 600),
+    st.sampled_from([8, 32, 48, 64, 256]),
+    st.integers(1, 230),
+    st.integers(1, 230),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from(TILINGS),
+)
+def test_every_row_and_unit_belongs_to_one_program(n, c, height, width, dilation, tiling):
+    tiling = _launch.fit(tiling, c, 2)
+    plan = _launch.plan_rows(n, c, height, width, dilation, tiling, PLACES)
+    across, of_each = blocks(c, tiling.channels), min(dilation[0], height)
+    assert plan.programs == plan.chunks * plan.strips * across
+    assert 1 <= plan.rows <= tiling.rows
+    # The row r * dilation + i is the r-th of the residue i; its strip is of that residue.
+    first = {(strip // of_each) * plan.rows * dilation[0] + strip % of_each for strip in range(plan.strips)}
+    covered = sorted(at + k * dilation[0] for at in first for k in range(plan.rows))
+    assert len(covered) == len(set(covered))
+    assert set(range(height)) <= set(covered)
+    units = n * plan.quads
+    assert 1 <= plan.tiles <= 16
+    assert plan.chunks * plan.tiles * tiling.block >= units
+    assert (plan.chunks - 1) * plan.tiles * tiling.block < units
+
+
+@given(st.integers(1, 600), st.sampled_from([32, 64, 256]), st.integers(1, 230), st.sampled_from(TILINGS))
+def test_no_cut_into_one_tile_a_program_is_done_sooner(n, c, size, tiling):
+    tiling = _launch.fit(tiling, c, 2)
+    plan = _launch.plan_rows(n, c, size, size, (1, 1), tiling, PLACES)
+    plain = _launch.plan_rows(n, c, size, size, (1, 1), tiling._replace(tiles=1), PLACES)
+    assert cost(plan, size, tiling) <= cost(plain, size, tiling)
+
+
+def test_what_was_measured():
+    """On an H200, bfloat16: one wave of programs backward, a whole number of waves forward."""
+    plan = _launch.plan_rows(512, 64, 32, 32, (1, 1), _launch.ROWS_BACKWARD, 528)
+    assert (plan.rows, plan.tiles, plan.programs) == (32, 2, 512)
+    plan = _launch.plan_rows(128, 32, 112, 112, (4, 4), _launch.fit(_launch.ROWS_BACKWARD, 32, 2), 528)
+    assert (plan.rows, plan.tiles, plan.programs) == (14, 7, 512)
+    plan = _launch.plan_rows(512, 64, 32, 32, (8, 8), _launch.FAR_FORWARD, 1056)
+    assert (plan.rows, plan.tiles, plan.programs) == (4, 8, 1024)
+    assert _launch.at_once(_launch.ROWS_BACKWARD, 2) == 528
+    assert _launch.at_once(_launch.ROWS_FORWARD, 4) == 1584
+
+
+def test_a_cut_that_was_asked_for_is_kept():
+    tiling = Tiling(block=4, rows=3, tiles=2)
+    plan = _launch.plan_rows(2, 32, 7, 5, (1, 1), tiling, PLACES)
+    assert (plan.rows, plan.tiles) == (3, 2)
