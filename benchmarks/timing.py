@@ -128,8 +128,9 @@ def environment(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
     }
+    if device == "cpu":
+        found["threads"] = torch.get_num_threads()
     if device == "cuda":
         import triton
 

@@ -61,5 +61,4 @@ def test_every_recipe_for_all_is_made_of_what_there_is() -> None:
 def test_fast_is_shorter_than_modern_and_long_is_longer() -> None:
     fast, modern, long = (recipes.choose(name, "net4") for name in ("fast", "modern", "long"))
     steps = [recipe.epochs / recipe.batch_size for recipe in (fast, modern, long)]
-    assert steps == sorted(steps)
-    assert steps[0] < steps[1] / 4
+    assert steps[0] < steps[1] < steps[2]
