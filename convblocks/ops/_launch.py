@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _kernels_gradients, _launch_sums
+from convblocks.ops import _kernels, _kernels_five, _kernels_five_weight, _kernels_gradients, _launch_sums
 from convblocks.ops._start import Kernels, Options, options
 
 Pair = tuple[int, int]
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
+five, five_weight = Kernels(_kernels_five), Kernels(_kernels_five_weight)
 
 
 class Tiling(NamedTuple):
@@ -48,6 +49,10 @@ ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4)
 FAR_BACKWARD = ROWS_BACKWARD._replace(programs=512)
 # The sums for the bias take registers too.
 ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2)
+# A thread of these has four channels of 16 bits: the taps, or the sums, of eight do not fit into its registers.
+FIVE_FORWARD = Tiling(block=2, rows=64, warps=1, stages=4, programs=4096)
+# Every program leaves 25 sums a channel to add up.
+FIVE_WEIGHT = Tiling(block=4, rows=64, warps=2, stages=4)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -62,6 +67,11 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     """Tell whether the rolling kernels compute it: 3 x 3, stride 1, padding up to the dilation."""
     return kernel == (3, 3) and stride == (1, 1) and padding[0] <= dilation[0] and padding[1] <= dilation[1]
+
+
+def rolls_five(kernel: Pair, stride: Pair) -> bool:
+    """Tell whether the rolling kernels of `_kernels_five` compute it: 5 x 5, stride 1."""
+    return kernel == (5, 5) and stride == (1, 1)
 
 
 def forward(
@@ -82,7 +92,7 @@ def forward(
     With `around` (C), give rows of sums as well, of y - around and of its square, (some, 2, C).
 
     `scale` (C) multiplies before `bias` is added and `act` ("relu", "relu6" or "silu") applied: in the rolling kernel
-    only.
+    of 3 x 3 only.
     """
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
@@ -93,8 +103,9 @@ def forward(
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
     far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
-    chosen = tiling or ((FAR_FORWARD if far else ROWS_FORWARD) if rolling else GATHER_FORWARD)
-    tiling = fit(chosen, c, x.element_size() if rolling else 2)
+    wide = rolls_five(kernel, stride)
+    own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else FIVE_FORWARD if wide else GATHER_FORWARD
+    tiling = fit(tiling or own, c, x.element_size() if rolling or wide else 2)
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
@@ -110,6 +121,14 @@ def forward(
                 plan.programs,
                 (x, weight, scaled, shifted, out, *statistics, *sizes, *plan.down),
                 _rows_forward(c, tiling, scale is not None, bias is not None, act, around is not None),
+            )
+        elif wide:
+            plan = plan_rows(n, c, ho, wo, dilation, tiling)
+            statistics = rows_of_sums(plan.chunks * plan.strips)
+            five.rows_forward_5.start(
+                plan.programs,
+                (x, weight, some, out, *statistics, *sizes, *plan.down),
+                _five(c, tiling, FLIP=False, HAS_SHIFT=bias is not None, STATISTICS=around is not None),
             )
         else:
             chunks = blocks(n * ho * wo, tiling.block)
@@ -133,7 +152,10 @@ def backward(
     *,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x (channels_last), of the weight and of the bias."""
+    """Return the gradients of x (channels_last), of the weight and of the bias.
+
+    Where each has a kernel of its own, `tiling` is of the weight's.
+    """
     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
     weight = weight.contiguous()
     (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
@@ -141,8 +163,9 @@ def backward(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
-    chosen = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else GATHER_BACKWARD
-    tiling = fit(tiling or chosen, c, x.element_size())
+    wide = rolls_five(kernel, stride)
+    own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else FIVE_WEIGHT if wide else GATHER_BACKWARD
+    tiling = fit(tiling or own, c, x.element_size())
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
     with torch.cuda.device_of(x):
@@ -155,8 +178,33 @@ def backward(
                 (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
                 _rows(c, tiling, HAS_BIAS=has_bias),
             )
-            if has_bias:
-                bias = _launch_sums.total(part_bias, dy.dtype, (c,))
+        elif wide:
+            # The gradient of x is a convolution of dy, with the kernel turned by half a circle.
+            across = fit(FIVE_FORWARD, c, x.element_size())
+            plan = plan_rows(n, c, h, w, dilation, across)
+            turned = (
+                n,
+                ho,
+                wo,
+                sizes[3],
+                h,
+                w,
+                *dilation,
+                *(4 * d - p for d, p in zip(dilation, padding, strict=True)),
+            )
+            five.rows_forward_5.start(
+                plan.programs,
+                (dy, weight, weight, out, out, out, *turned, *plan.down),
+                _five(c, across, FLIP=True, HAS_SHIFT=False, STATISTICS=False),
+            )
+            plan = plan_rows(n, c, ho, wo, dilation, tiling)
+            part = x.new_empty((plan.chunks * plan.strips, c, 25), dtype=torch.float32)
+            part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
+            five_weight.rows_weight_5.start(
+                plan.programs,
+                (x, dy, part, part_bias, *sizes, *plan.down),
+                _five(c, tiling, HAS_BIAS=has_bias),
+            )
         else:
             chunks = blocks(n * h * w, tiling.block)
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // tiling.programs)
@@ -167,8 +215,9 @@ def backward(
                 (x, weight, dy, out, part, *sizes, tiles),
                 _gather(c, tiling, kernel, stride),
             )
-            if has_bias:
-                bias = dy.sum((0, 2, 3))
+            part_bias = None
+        if has_bias:
+            bias = dy.sum((0, 2, 3)) if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
         return out, _launch_sums.total(part, weight.dtype, weight.shape), bias
 
 
@@ -220,6 +269,11 @@ def _rows_forward(channels: int, tiling: Tiling, scale: bool, bias: bool, act: s
 @functools.lru_cache(4096)
 def _rows(channels: int, tiling: Tiling, **more: Any) -> Options:
     return _options(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
+
+
+@functools.lru_cache(4096)
+def _five(channels: int, tiling: Tiling, **more: Any) -> Options:
+    return _options(channels, tiling, STAGES=tiling.stages, BU=tiling.block, **more)
 
 
 @functools.lru_cache(4096)
