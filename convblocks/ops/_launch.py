@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _kernels_five, _kernels_five_weight, _kernels_gradients, _launch_sums
-from convblocks.ops._start import Kernels, Options, options
+from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_sums
+from convblocks.ops._start import Kernels, Options
+from convblocks.ops._tiling import Pair, Tiling, blocks, compiled_for, fit, plan_rows
 
-Pair = tuple[int, int]
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
-five, five_weight = Kernels(_kernels_five), Kernels(_kernels_five_weight)
-
-
-class Tiling(NamedTuple):
-    """How a kernel is cut into programs; what `benchmarks/kernels.py --tune` varies."""
-
-    block: int = 16
-    """Positions (of four columns, for the rolling kernels) of one step."""
-    channels: int = 64
-    """Channels of one program; narrowed to what the tensor has."""
-    rows: int = 16
-    """Rows that a rolling kernel goes down, at most."""
-    tiles: int = 0
-    """Blocks of positions that one program works through; 0: as many as leave the GPU busy."""
-    warps: int = 4
-    stages: int = 3
-    """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
-    run_on: bool = False
-    """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
-    programs: int = 2048
-    """Programs that leave the GPU busy: where there are more, each works through several tiles."""
-    registers: int = 0
-    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
-
 
 # The quickest of those tried on an H200, over dilations and sizes.
 ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4, programs=4096)
@@ -49,10 +25,6 @@ ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4)
 FAR_BACKWARD = ROWS_BACKWARD._replace(programs=512)
 # The sums for the bias take registers too.
 ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2)
-# A thread of these has four channels of 16 bits: the taps, or the sums, of eight do not fit into its registers.
-FIVE_FORWARD = Tiling(block=2, rows=64, warps=1, stages=4, programs=4096)
-# Every program leaves 25 sums a channel to add up.
-FIVE_WEIGHT = Tiling(block=4, rows=64, warps=2, stages=4)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -67,11 +39,6 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     """Tell whether the rolling kernels compute it: 3 x 3, stride 1, padding up to the dilation."""
     return kernel == (3, 3) and stride == (1, 1) and padding[0] <= dilation[0] and padding[1] <= dilation[1]
-
-
-def rolls_five(kernel: Pair, stride: Pair) -> bool:
-    """Tell whether the rolling kernels of `_kernels_five` compute it: 5 x 5, stride 1."""
-    return kernel == (5, 5) and stride == (1, 1)
 
 
 def forward(
@@ -103,9 +70,9 @@ def forward(
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
     far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
-    wide = rolls_five(kernel, stride)
-    own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else FIVE_FORWARD if wide else GATHER_FORWARD
-    tiling = fit(tiling or own, c, x.element_size() if rolling or wide else 2)
+    five = _launch_five.rolls(kernel, stride)
+    own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else _launch_five.FORWARD if five else GATHER_FORWARD
+    tiling = fit(tiling or own, c, x.element_size() if rolling or five else 2)
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
@@ -122,14 +89,11 @@ def forward(
                 (x, weight, scaled, shifted, out, *statistics, *sizes, *plan.down),
                 _rows_forward(c, tiling, scale is not None, bias is not None, act, around is not None),
             )
-        elif wide:
+        elif five:
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
             statistics = rows_of_sums(plan.chunks * plan.strips)
-            five.rows_forward_5.start(
-                plan.programs,
-                (x, weight, some, out, *statistics, *sizes, *plan.down),
-                _five(c, tiling, FLIP=False, HAS_SHIFT=bias is not None, STATISTICS=around is not None),
-            )
+            has = bias is not None, around is not None
+            _launch_five.forward((x, weight, some, out, *statistics), sizes, plan, tiling, *has)
         else:
             chunks = blocks(n * ho * wo, tiling.block)
             statistics = rows_of_sums(chunks)
@@ -163,8 +127,8 @@ def backward(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
-    wide = rolls_five(kernel, stride)
-    own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else FIVE_WEIGHT if wide else GATHER_BACKWARD
+    five = _launch_five.rolls(kernel, stride)
+    own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else _launch_five.WEIGHT if five else GATHER_BACKWARD
     tiling = fit(tiling or own, c, x.element_size())
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
@@ -178,33 +142,10 @@ def backward(
                 (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
                 _rows(c, tiling, HAS_BIAS=has_bias),
             )
-        elif wide:
-            # The gradient of x is a convolution of dy, with the kernel turned by half a circle.
-            across = fit(FIVE_FORWARD, c, x.element_size())
-            plan = plan_rows(n, c, h, w, dilation, across)
-            turned = (
-                n,
-                ho,
-                wo,
-                sizes[3],
-                h,
-                w,
-                *dilation,
-                *(4 * d - p for d, p in zip(dilation, padding, strict=True)),
-            )
-            five.rows_forward_5.start(
-                plan.programs,
-                (dy, weight, weight, out, out, out, *turned, *plan.down),
-                _five(c, across, FLIP=True, HAS_SHIFT=False, STATISTICS=False),
-            )
+        elif five:
+            _launch_five.backward_input(dy, weight, out, sizes)
             plan = plan_rows(n, c, ho, wo, dilation, tiling)
-            part = x.new_empty((plan.chunks * plan.strips, c, 25), dtype=torch.float32)
-            part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
-            five_weight.rows_weight_5.start(
-                plan.programs,
-                (x, dy, part, part_bias, *sizes, *plan.down),
-                _five(c, tiling, HAS_BIAS=has_bias),
-            )
+            part, part_bias = _launch_five.backward_weight(x, dy, sizes, plan, tiling, has_bias)
         else:
             chunks = blocks(n * h * w, tiling.block)
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // tiling.programs)
@@ -221,46 +162,6 @@ def backward(
         return out, _launch_sums.total(part, weight.dtype, weight.shape), bias
 
 
-class Plan(NamedTuple):
-    rows: int
-    strips: int
-    quads: int
-    tiles: int
-    chunks: int
-    programs: int
-
-    @property
-    def down(self) -> tuple[int, int, int, int]:
-        """What a rolling kernel is told of it."""
-        return self[:4]
-
-
-@functools.lru_cache(4096)
-def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling) -> Plan:
-    # Strips of equal length: two of 14 rows for 28, not 16 and 12.
-    residue = blocks(height, dilation[0])
-    groups = blocks(residue, tiling.rows)
-    rows = blocks(residue, groups)
-    strips = groups * min(dilation[0], height)
-    quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
-    chunks = blocks(n * quads, tiling.block)
-    across = blocks(c, tiling.channels)
-    tiles = tiling.tiles or min(16, max(1, chunks * strips * across // tiling.programs))
-    chunks = blocks(chunks, tiles)
-    return Plan(rows, strips, quads, tiles, chunks, chunks * strips * across)
-
-
-@functools.lru_cache(4096)
-def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
-    """Narrow the block of channels to the tensor and give what is won to the positions; halve the steps of float32."""
-    width = tiling.channels
-    # A block that reaches past the last channel works in vain there: take the widest that wastes little.
-    while width > 16 and blocks(channels, width) * width > 1.125 * channels:
-        width //= 2
-    block = tiling.block * tiling.channels // width
-    return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
-
-
 @functools.lru_cache(4096)
 def _rows_forward(channels: int, tiling: Tiling, scale: bool, bias: bool, act: str, statistics: bool) -> Options:
     return _rows(channels, tiling, HAS_SCALE=scale, HAS_SHIFT=bias or scale, ACT=act, STATISTICS=statistics)
@@ -268,31 +169,10 @@ def _rows_forward(channels: int, tiling: Tiling, scale: bool, bias: bool, act: s
 
 @functools.lru_cache(4096)
 def _rows(channels: int, tiling: Tiling, **more: Any) -> Options:
-    return _options(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
-
-
-@functools.lru_cache(4096)
-def _five(channels: int, tiling: Tiling, **more: Any) -> Options:
-    return _options(channels, tiling, STAGES=tiling.stages, BU=tiling.block, **more)
+    return compiled_for(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
 
 
 @functools.lru_cache(4096)
 def _gather(channels: int, tiling: Tiling, kernel: Pair, stride: Pair, **more: Any) -> Options:
     (kh, kw), (sh, sw) = kernel, stride
-    return _options(channels, tiling, KH=kh, KW=kw, SH=sh, SW=sw, BP=tiling.block, **more)
-
-
-def _options(channels: int, tiling: Tiling, **more: Any) -> Options:
-    return options(
-        UNIT=math.gcd(channels, 16),
-        BC=tiling.channels,
-        EVEN_C=channels % tiling.channels == 0,
-        num_warps=tiling.warps,
-        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-        enable_fp_fusion=False,
-        **more,
-    )
-
-
-def blocks(size: int, block: int) -> int:
-    return -(-size // block)
+    return compiled_for(channels, tiling, KH=kh, KW=kw, SH=sh, SW=sw, BP=tiling.block, **more)
