@@ -51,7 +51,7 @@ def load_column(at, bits, j: tl.constexpr, column):
 
 
 @triton.jit
-def row_of_eight(at, step, bits, column):
+def _row_of_eight(at, step, bits, column):
     """Eight neighbouring columns of one row."""
     a = load_column(at, bits, 0, column)
     b = load_column(at + step, bits, 1, column)
@@ -179,7 +179,7 @@ def rows_forward_5(
         for turn in tl.range(rows + 4 - start, num_stages=STAGES):
             k = start + turn
             row = first + k * DH - PH
-            a, b, d, e, f, g, h, i = row_of_eight(x_at + row * W * C, step, in_row(inside, within(row, H)), column)
+            a, b, d, e, f, g, h, i = _row_of_eight(x_at + row * W * C, step, in_row(inside, within(row, H)), column)
             y0, y1, y2, y3 = _add_row(a, b, d, e, f, g, h, i, w40, w41, w42, w43, w44, p0, p1, p2, p3)
             p0, p1, p2, p3 = _add_row(a, b, d, e, f, g, h, i, w30, w31, w32, w33, w34, q0, q1, q2, q3)
             q0, q1, q2, q3 = _add_row(a, b, d, e, f, g, h, i, w20, w21, w22, w23, w24, r0, r1, r2, r3)

@@ -9,8 +9,29 @@ import triton
 import triton.language as tl
 
 from convblocks.ops._kernels import ROLLING, quad, within
-from convblocks.ops._kernels_five import columns_within, in_row, load_column, row_of_eight
+from convblocks.ops._kernels_five import columns_within, in_row, load_column
 from convblocks.ops._kernels_gradients import four
+
+
+@triton.jit
+def _row_of_eight(at, step, bits, column):
+    """`_row_of_eight` of `_kernels_five`, from step to step: the multiples of one would take registers."""
+    a = load_column(at, bits, 0, column)
+    at += step
+    b = load_column(at, bits, 1, column)
+    at += step
+    c = load_column(at, bits, 2, column)
+    at += step
+    d = load_column(at, bits, 3, column)
+    at += step
+    e = load_column(at, bits, 4, column)
+    at += step
+    f = load_column(at, bits, 5, column)
+    at += step
+    g = load_column(at, bits, 6, column)
+    at += step
+    h = load_column(at, bits, 7, column)
+    return a, b, c, d, e, f, g, h
 
 
 @triton.jit
@@ -130,7 +151,7 @@ def rows_weight_5(
         g40, g41, g42, g43 = _four_zeros(BU, BC)
         for k in tl.range(span, num_stages=STAGES):
             row = first + k * DH - PH
-            a, b, d, e, f, g, h, i = row_of_eight(x_at + row * W * C, step, in_row(inside, within(row, H)), column)
+            a, b, d, e, f, g, h, i = _row_of_eight(x_at + row * W * C, step, in_row(inside, within(row, H)), column)
             g_row = g_at + (first + k * DH) * WO * C
             there = in_row(own, k < rows)
             g00 = load_column(g_row, there, 0, column)
