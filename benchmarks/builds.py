@@ -78,7 +78,7 @@ def five(
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of 5 x 5: the convolution, which the gradient of x is too, or the gradient of the weight."""
-    chosen = _launch.fit(tiling or (_launch_five.WEIGHT if weight else _launch_five.FORWARD), channels, WIDTH[dtype])
+    chosen = _launch.fit(tiling or (_launch_five.WEIGHT if weight else _launch_five.FORWARD), channels, 2)
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY"), SHORT[dtype])
     pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "HAS_SHIFT": bias}

@@ -72,7 +72,7 @@ def forward(
     far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
     five = _launch_five.rolls(kernel, stride)
     own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else _launch_five.FORWARD if five else GATHER_FORWARD
-    tiling = fit(tiling or own, c, x.element_size() if rolling or five else 2)
+    tiling = fit(tiling or own, c, x.element_size() if rolling else 2)
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def backward(
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
     five = _launch_five.rolls(kernel, stride)
     own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else _launch_five.WEIGHT if five else GATHER_BACKWARD
-    tiling = fit(tiling or own, c, x.element_size())
+    tiling = fit(tiling or own, c, 2 if five else x.element_size())
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
     with torch.cuda.device_of(x):

@@ -17,7 +17,7 @@ kernels, weights = Kernels(_kernels_five), Kernels(_kernels_five_weight)
 Sizes = tuple[int, int, int, int, int, int, int, int, int, int]
 """N, H, W, UNITS, HO, WO, DH, DW, PH and PW, as the kernels take them."""
 
-# A thread of these has four channels of 16 bits: the taps, or the sums, of eight do not fit into its registers.
+# A thread of these has four channels of any dtype: the taps, or the sums, of eight do not fit into its registers.
 FORWARD = Tiling(block=2, rows=64, warps=1, stages=4, programs=4096)
 # Every program leaves 25 sums a channel to add up.
 WEIGHT = Tiling(block=4, rows=64, warps=2, stages=4)
@@ -41,7 +41,7 @@ def backward_input(dy: Tensor, weight: Tensor, out: Tensor, sizes: Sizes) -> Non
     """Write the gradient of x to `out`: it is a convolution of dy, by the kernel turned by half a circle."""
     n, h, w, units, ho, wo, dh, dw, ph, pw = sizes
     c = out.shape[1]
-    tiling = fit(FORWARD, c, out.element_size())
+    tiling = fit(FORWARD, c, 2)
     plan = plan_rows(n, c, h, w, (dh, dw), tiling)
     turned = (n, ho, wo, units, h, w, dh, dw, 4 * dh - ph, 4 * dw - pw)
     more = _five(c, tiling, FLIP=True, HAS_SHIFT=False, STATISTICS=False)
