@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 from benchmarks.assembly import Assembly, compile_kernel
 from convblocks.ops import (
     _kernels,
+    _kernels_five,
+    _kernels_five_weight,
     _kernels_gradients,
     _kernels_separable,
     _kernels_training,
     _launch,
+    _launch_five,
     _launch_separable,
     _launch_training,
 )
@@ -61,6 +64,29 @@ def rows(
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
     return _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+
+
+def five(
+    dtype: str,
+    arch: int,
+    *,
+    weight: bool = False,
+    bias: bool = False,
+    statistics: bool = False,
+    channels: int = 256,
+    unit: int = 16,
+    tiling: _launch.Tiling | None = None,
+) -> Build:
+    """The rolling kernels of 5 x 5: the convolution, which the gradient of x is too, or the gradient of the weight."""
+    chosen = _launch.fit(tiling or (_launch_five.WEIGHT if weight else _launch_five.FORWARD), channels, 2)
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY"), SHORT[dtype])
+    pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "HAS_SHIFT": bias}
+    constants |= {"FLIP": False, "STATISTICS": statistics, "STAGES": chosen.stages}
+    constants |= {"BU": chosen.block, "BC": chosen.channels}
+    kernel = _kernels_five_weight.rows_weight_5 if weight else _kernels_five.rows_forward_5
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
+    return _rolling(assembly, chosen, chosen.channels)._replace(rounds=chosen.rows + 4)
 
 
 def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAST = torch.channels_last
 
 CASES = [Case(LARGE[0]), Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[0], dilation=8)]
-CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4])]
+CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4]), Case(LARGE[3], kernel=5)]
 
 
 def tilings(case: Case) -> list[Tiling]:
@@ -29,16 +29,20 @@ def tilings(case: Case) -> list[Tiling]:
 
     if case.out:
         grid = itertools.product((16, 32), (64,), (4, 8), (2, 3, 4))
+    elif case.kernel == 5:
+        grid = itertools.product((1, 2, 4, 8), (32, 64, 128), (1, 2, 4), (3, 4, 5))
     else:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
-    ways_on = (False, True) if case.dilation > 1 and not case.out else (False,)
+    ways_on = (False, True) if case.dilation > 1 and case.kernel == 3 and not case.out else (False,)
     # 168 let 12 warps into a multiprocessor.
     bounds = (0, 168) if case.out else (0,)
+    # Elements that a thread has: of 5 x 5, the taps of eight channels do not fit into its registers.
+    least, most = (2, 4) if case.kernel == 5 else (4, 8)
     return [
         Tiling(block, channels, 64, 0, warps, stages, run_on, start=2, registers=bound)
         for run_on, bound, (block, channels, warps, stages) in itertools.product(ways_on, bounds, grid)
-        if case.out or 4 <= block * channels // (32 * warps) <= 8
+        if case.out or least <= block * channels // (32 * warps) <= most
     ]
 
 

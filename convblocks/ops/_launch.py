@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _kernels_gradients, _launch_sums
-from convblocks.ops._start import Kernels, Options, options
+from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_sums
+from convblocks.ops._start import Kernels, Options
+from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, compiled_for, fit, plan_rows
 
-Pair = tuple[int, int]
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
-
-
-class Tiling(NamedTuple):
-    """How a kernel is cut into programs; what `benchmarks/kernels.py --tune` varies."""
-
-    block: int = 16
-    """Positions (of four columns, for the rolling kernels) of one step."""
-    channels: int = 64
-    """Channels of one program; narrowed to what the tensor has."""
-    rows: int = 16
-    """Rows that a rolling kernel goes down, at most."""
-    tiles: int = 0
-    """Blocks of positions that one program works through; 0: as many as are done soonest, see `plan_rows`."""
-    warps: int = 4
-    stages: int = 3
-    """Rows at a time in a rolling kernel: the one that is worked on, and those on their way."""
-    run_on: bool = False
-    """Whether a rolling kernel goes from tile to tile without waiting for the first rows of the next."""
-    start: int = 0
-    """Rounds of a rolling kernel's loop that the beginning and the end of a program are worth."""
-    registers: int = 0
-    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
-
 
 # The quickest of those tried on an H200, over dilations and sizes.
 ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4)
@@ -53,7 +30,6 @@ GATHER_BACKWARD = Tiling(block=64, channels=32)
 
 # Programs worth having of a gathering kernel: some for each multiprocessor of a large GPU.
 PROGRAMS = 2048
-MULTIPROCESSORS = 132
 
 
 @functools.lru_cache(4096)
@@ -85,7 +61,7 @@ def forward(
     With `around` (C), give rows of sums as well, of y - around and of its square, (some, 2, C).
 
     `scale` (C) multiplies before `bias` is added and `act` ("relu", "relu6" or "silu") applied: in the rolling kernel
-    only.
+    of 3 x 3 only.
     """
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
@@ -96,8 +72,9 @@ def forward(
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
     far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
-    chosen = tiling or ((FAR_FORWARD if far else ROWS_FORWARD) if rolling else GATHER_FORWARD)
-    tiling = fit(chosen, c, x.element_size() if rolling else 2)
+    five = _launch_five.rolls(kernel, stride)
+    own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else _launch_five.FORWARD if five else GATHER_FORWARD
+    tiling = fit(tiling or own, c, x.element_size() if rolling else 2)
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
 
     def rows_of_sums(rows: int) -> tuple[Tensor, Tensor]:
@@ -114,6 +91,11 @@ def forward(
                 (x, weight, scaled, shifted, out, *statistics, *sizes, *plan.down),
                 _rows_forward(c, tiling, scale is not None, bias is not None, act, around is not None),
             )
+        elif five:
+            plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, 2))
+            statistics = rows_of_sums(plan.chunks * plan.strips)
+            has = bias is not None, around is not None
+            _launch_five.forward((x, weight, some, out, *statistics), sizes, plan, tiling, *has)
         else:
             chunks = blocks(n * ho * wo, tiling.block)
             statistics = rows_of_sums(chunks)
@@ -136,7 +118,10 @@ def backward(
     *,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x (channels_last), of the weight and of the bias."""
+    """Return the gradients of x (channels_last), of the weight and of the bias.
+
+    Where each has a kernel of its own, `tiling` is of the weight's.
+    """
     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
     weight = weight.contiguous()
     (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
@@ -144,8 +129,9 @@ def backward(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
-    chosen = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else GATHER_BACKWARD
-    tiling = fit(tiling or chosen, c, x.element_size())
+    five = _launch_five.rolls(kernel, stride)
+    own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else _launch_five.WEIGHT if five else GATHER_BACKWARD
+    tiling = fit(tiling or own, c, 2 if five else x.element_size())
     sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
     with torch.cuda.device_of(x):
@@ -158,8 +144,10 @@ def backward(
                 (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
                 _rows(c, tiling, HAS_BIAS=has_bias),
             )
-            if has_bias:
-                bias = _launch_sums.total(part_bias, dy.dtype, (c,))
+        elif five:
+            _launch_five.backward_input(dy, weight, out, sizes)
+            plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, 2))
+            part, part_bias = _launch_five.backward_weight(x, dy, sizes, plan, tiling, has_bias)
         else:
             chunks = blocks(n * h * w, tiling.block)
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
@@ -170,66 +158,10 @@ def backward(
                 (x, weight, dy, out, part, *sizes, tiles),
                 _gather(c, tiling, kernel, stride),
             )
-            if has_bias:
-                bias = dy.sum((0, 2, 3))
+            part_bias = None
+        if has_bias:
+            bias = dy.sum((0, 2, 3)) if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
         return out, _launch_sums.total(part, weight.dtype, weight.shape), bias
-
-
-class Plan(NamedTuple):
-    rows: int
-    strips: int
-    quads: int
-    tiles: int
-    chunks: int
-    programs: int
-
-    @property
-    def down(self) -> tuple[int, int, int, int]:
-        """What a rolling kernel is told of it."""
-        return self[:4]
-
-
-def at_once(tiling: Tiling, itemsize: int) -> int:
-    """Return the programs of a rolling kernel that an H200 holds at a time, by the registers that they take."""
-    return MULTIPROCESSORS * (8 if itemsize == 2 else 12) // tiling.warps
-
-
-@functools.lru_cache(4096)
-def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int) -> Plan:
-    """Cut a map into strips of rows and those into programs, so that the last of them is done soonest.
-
-    `places` programs run at a time, each for the rows of its strip and up to two rounds more, tile after tile, and the
-    beginning and end of a program. That orders what was measured on an H200, and comes within some percent of it.
-    """
-    quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
-    chunks, across = blocks(n * quads, tiling.block), blocks(c, tiling.channels)
-    residue, of_each = blocks(height, dilation[0]), min(dilation[0], height)
-    least = blocks(residue, tiling.rows)
-    best: tuple[int, Plan] | None = None
-    # Strips of equal length: two of 14 rows for 28, not 16 and 12.
-    for rows in dict.fromkeys(blocks(residue, groups) for groups in range(least, min(8 * least, residue) + 1)):
-        strips = blocks(residue, rows) * of_each
-        for tiles in [tiling.tiles] if tiling.tiles else range(1, 17):
-            programs = blocks(chunks, tiles) * strips * across
-            rounds = tiles * (rows + (1 if rows == residue else 2)) + tiling.start
-            cost = blocks(programs, places) * rounds
-            if best is None or cost < best[0]:
-                best = cost, Plan(rows, strips, quads, tiles, blocks(chunks, tiles), programs)
-        if tiling.tiles:
-            break
-    assert best is not None, "a map has a row"
-    return best[1]
-
-
-@functools.lru_cache(4096)
-def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
-    """Narrow the block of channels to the tensor and give what is won to the positions; halve the steps of float32."""
-    width = tiling.channels
-    # A block that reaches past the last channel works in vain there: take the widest that wastes little.
-    while width > 16 and blocks(channels, width) * width > 1.125 * channels:
-        width //= 2
-    block = tiling.block * tiling.channels // width
-    return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
 
 
 @functools.lru_cache(4096)
@@ -239,26 +171,10 @@ def _rows_forward(channels: int, tiling: Tiling, scale: bool, bias: bool, act: s
 
 @functools.lru_cache(4096)
 def _rows(channels: int, tiling: Tiling, **more: Any) -> Options:
-    return _options(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
+    return compiled_for(channels, tiling, STAGES=tiling.stages, RUN_ON=tiling.run_on, BU=tiling.block, **more)
 
 
 @functools.lru_cache(4096)
 def _gather(channels: int, tiling: Tiling, kernel: Pair, stride: Pair, **more: Any) -> Options:
     (kh, kw), (sh, sw) = kernel, stride
-    return _options(channels, tiling, KH=kh, KW=kw, SH=sh, SW=sw, BP=tiling.block, **more)
-
-
-def _options(channels: int, tiling: Tiling, **more: Any) -> Options:
-    return options(
-        UNIT=math.gcd(channels, 16),
-        BC=tiling.channels,
-        EVEN_C=channels % tiling.channels == 0,
-        num_warps=tiling.warps,
-        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-        enable_fp_fusion=False,
-        **more,
-    )
-
-
-def blocks(size: int, block: int) -> int:
-    return -(-size // block)
+    return compiled_for(channels, tiling, KH=kh, KW=kw, SH=sh, SW=sw, BP=tiling.block, **more)

@@ -18,7 +18,15 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
 
 from benchmarks import builds
 from benchmarks.assembly import Assembly
-from convblocks.ops import _kernels, _kernels_gradients, _kernels_separable, _kernels_training, _launch
+from convblocks.ops import (
+    _kernels,
+    _kernels_five,
+    _kernels_five_weight,
+    _kernels_gradients,
+    _kernels_separable,
+    _kernels_training,
+    _launch,
+)
 
 
 def wide(assembly: Assembly, stores: int, bits: str = ".128") -> None:
@@ -56,6 +64,28 @@ def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
         assert build.an_element() <= 42
 
 
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_five(dtype: str, arch: int, statistics: bool) -> None:
+    build = builds.five(dtype, arch, statistics=statistics)
+    assert build.assembly.spills() == 0
+    # Of any dtype a thread has four channels: the taps of eight would fill its registers.
+    wide(build.assembly, stores=4, bits=".128" if dtype == "float32" else ".64")
+    assert build.rounds == 68
+    # 25 of them multiply.
+    assert build.an_element() <= (45 if statistics else 42)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_five_weight(dtype: str, arch: int, bias: bool) -> None:
+    build = builds.five(dtype, arch, weight=True, bias=bias)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=0, bits=".128" if dtype == "float32" else ".64")
+    assert build.rounds == 68
+    assert build.an_element() <= (52 if bias else 50)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90), ("float32", 80)])
 def test_rolling_from_tile_to_tile(dtype: str, arch: int, backward: bool) -> None:
@@ -75,6 +105,11 @@ def test_loops_hand_on_all_that_they_should() -> None:
     assert builds.rows("bfloat16", 90, statistics=True).assembly.carried == (2, 10)
     assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 25)
     assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 26)
+    # Of 5 x 5, sums of four rows for four columns; then 25 sums, and dy of four rows.
+    assert builds.five("bfloat16", 90).assembly.carried == (0, 16)
+    assert builds.five("bfloat16", 90, statistics=True).assembly.carried == (2, 18)
+    assert builds.five("bfloat16", 90, weight=True).assembly.carried == (25, 41)
+    assert builds.five("bfloat16", 90, weight=True, bias=True).assembly.carried == (26, 42)
     assert builds.separable("bfloat16", 90, 64, 64).assembly.carried == (0, 8)
     assert builds.training("norm_sums", "bfloat16", 90, 64, 64).assembly.carried == (2,)
     assert builds.training("pointwise_forward", "bfloat16", 90, 64, 64).assembly.carried == (2,)
@@ -88,6 +123,15 @@ def test_few_channels_are_loaded_as_widely_as_they_lie(unit: int, backward: bool
     assert build.assembly.spills() == 0
     names = build.assembly.instructions
     bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64", 8: "LDGSTS.E.64" if backward else "LDGSTS.E.BYPASS.128"}[unit]
+    assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
+
+
+@pytest.mark.parametrize("unit", [1, 2, 4])
+@pytest.mark.parametrize("weight", [False, True])
+def test_few_channels_of_five_are_loaded_as_widely_as_they_lie(unit: int, weight: bool) -> None:
+    build = builds.five("bfloat16", 90, weight=weight, channels=48 + unit, unit=unit)
+    names = build.assembly.instructions
+    bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64"}[unit]
     assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
 
 
@@ -107,6 +151,7 @@ def test_gathering(backward: bool) -> None:
 
 KERNELS = [
     *(_kernels.rows_forward, _kernels.gather_forward),
+    *(_kernels_five.rows_forward_5, _kernels_five_weight.rows_weight_5),
     *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward),
     *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
     *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),

@@ -95,6 +95,36 @@ CASES = {
     "tiles of the gathering kernel": Case(
         (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}
     ),
+    "5 x 5": Case((2, 16, 13, 11), (5, 5), padding=(2, 2), statistics=True),
+    "5 x 5, dilated": Case((2, 24, 11, 16), (5, 5), padding=(4, 4), dilation=(2, 2), dtype="bfloat16", statistics=True),
+    "5 x 5, far": Case((2, 20, 7, 9), (5, 5), padding=(6, 6), dilation=(3, 3), dtype="float16", statistics=True),
+    "5 x 5, dilated by more than the image": Case(
+        (2, 8, 3, 4), (5, 5), padding=(16, 16), dilation=(8, 8), tiling={"block": 2, "rows": 1, "tiles": 2}
+    ),
+    "5 x 5, valid": Case((1, 7, 15, 16), (5, 5), padding=(0, 0), dilation=(3, 2), dtype="float16", bias=False),
+    "5 x 5, partly padded": Case((2, 5, 9, 10), (5, 5), padding=(1, 3), dilation=(1, 2), dtype="bfloat16"),
+    "5 x 5, padded by more than twice the dilation": Case((1, 8, 6, 5), (5, 5), padding=(3, 7)),
+    "5 x 5, few rows": Case((3, 16, 2, 9), (5, 5), padding=(2, 2), dtype="bfloat16", statistics=True),
+    "5 x 5, one pixel": Case((2, 8, 1, 1), (5, 5), padding=(2, 2)),
+    "5 x 5, contiguous": Case((2, 12, 6, 7), (5, 5), padding=(2, 2), layout="contiguous_format"),
+    "5 x 5, strips and tiles": Case(
+        (2, 24, 9, 9),
+        (5, 5),
+        padding=(1, 4),
+        dilation=(1, 2),
+        tiling={"block": 2, "channels": 16, "rows": 3, "tiles": 2},
+        statistics=True,
+    ),
+    "5 x 5, strips and tiles of 16 bits": Case(
+        (2, 8, 9, 5),
+        (5, 5),
+        padding=(3, 2),
+        dilation=(2, 1),
+        dtype="bfloat16",
+        bias=False,
+        tiling={"block": 1, "channels": 16, "rows": 2, "tiles": 3},
+        statistics=True,
+    ),
     "scale, shift, relu": Case((1, 16, 6, 7), scale=True, act="relu", backward=False),
     "scale, no shift, relu6": Case((1, 16, 6, 7), scale=True, bias=False, act="relu6", backward=False),
     "shift, silu": Case((1, 16, 6, 7), act="silu", dtype="bfloat16", backward=False),
@@ -112,12 +142,12 @@ def pairs(low: int, high: int):
 
 @st.composite
 def cases(draw):
-    rolling = draw(st.booleans())
-    kernel = (3, 3) if rolling else draw(pairs(1, 5))
+    rolling = draw(st.sampled_from((0, 3, 5)))
+    kernel = (rolling, rolling) if rolling else draw(pairs(1, 5))
     stride = (1, 1) if rolling else draw(pairs(1, 3))
     dilation = draw(pairs(1, 4))
     padding = draw(pairs(0, 4))
-    if rolling:
+    if rolling == 3:
         padding = min(padding[0], dilation[0]), min(padding[1], dilation[1])
     size = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     height, width = (least + draw(st.integers(0, 7)) for least in size)

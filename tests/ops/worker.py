@@ -31,6 +31,7 @@ class Case:
     scale: bool = False
     tiling: dict[str, int] | None = None
     backward: bool = True
+    statistics: bool = False
 
 
 def pool() -> ProcessPoolExecutor:
@@ -114,9 +115,14 @@ def errors(case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
         exact = exact - bias_
         exact = exact * (1 if scale is None else scale.double().view(1, -1, 1, 1)) + bias_
         exact = theirs = {"": lambda v: v, "relu": F.relu, "relu6": F.relu6, "silu": F.silu}[case.act](exact)
-    y, _ = _launch.forward(x, weight, bias, *where, scale=scale, act=case.act, tiling=forward)
+    around = torch.randn(c) if case.statistics else None
+    y, sums = _launch.forward(x, weight, bias, *where, scale=scale, act=case.act, around=around, tiling=forward)
     assert y.is_contiguous(memory_format=torch.channels_last)
     found = {"y": (relative(y, exact), relative(theirs, exact))}
+    if around is not None and sums is not None:
+        moved = exact - around.double().view(1, -1, 1, 1)
+        true = torch.stack((moved.sum((0, 2, 3)), moved.square().sum((0, 2, 3))))
+        found["sums"] = relative(sums.double().sum(0), true), 0.0
     if case.backward:
         ours = _launch.backward(
             laid_out(dy, "strided" if case.layout == "expanded" else case.layout),
