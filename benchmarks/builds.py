@@ -63,7 +63,9 @@ def rows(
     }
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
-    return _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    # Of a strip from the top to the bottom of a map, backward leaves out the rounds for rows outside.
+    return build._replace(rounds=chosen.rows) if backward and not chosen.run_on else build
 
 
 def five(

@@ -50,6 +50,9 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
             "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
             "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),
+            "rows_forward_5": _later(builds.five, dtype, arch, channels=64),
+            "rows_forward_5, statistics": _later(builds.five, dtype, arch, statistics=True, channels=64),
+            "rows_weight_5": _later(builds.five, dtype, arch, weight=True, channels=64),
             "gather_forward": _later(builds.gather, dtype, arch, channels=64),
             "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
         }
