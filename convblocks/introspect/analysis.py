@@ -94,15 +94,16 @@ class Analysis(Runs):
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
+        if here.pooled:
+            return AxisField(None, pooled=True), parts, not parts
         # Of what layers that do not pad have trimmed it sees half of its field at most.
         margin = self.reach(axis).sizes[value] // 2
         key = here.identity, self.prefer(self.native.shapes[value], axis), margin
         if key not in self._native_fields:
-            self._native_fields[key] = axis_field(here, length, key[1], margin)
+            reaches = shows_all(here, length) and not see_alike(here, length, key[1], margin)
+            self._native_fields[key] = None if reaches else axis_field(here, length, key[1], margin)
         found = self._native_fields[key]
-        if here.pooled:
-            return AxisField(None, pooled=True), parts, not parts
-        if found is None or (shows_all(here, length) and not see_alike(here, length, key[1], margin)):
+        if found is None:
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, parts, gated
 
