@@ -95,13 +95,13 @@ Emit = Callable[[Any, tuple[Any, ...], dict[str, Any], Sequence[tuple[int, ...]]
 
 
 class AliasTable:
-    """The aliases of the tensor objects of one trace. `emit` records an operation and numbers its results.
+    """The aliases of the tensor objects of one trace; `shapes` are the shapes of the values, by number.
 
-    `shapes` are the shapes of the values, by number.
+    `emit` records an operation and numbers its results. It is not kept: it belongs to the trace, which would hold
+    itself, and all its tensors until a search for garbage.
     """
 
-    def __init__(self, emit: Emit, shapes: list[tuple[int, ...]]) -> None:
-        self._emit = emit
+    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
         self._shapes = shapes
         self._table: dict[int, Alias] = {}
 
@@ -113,30 +113,30 @@ class AliasTable:
         """Note what a tensor object shows."""
         self._table[id(tensor)] = alias
 
-    def value(self, alias: Alias) -> int:
+    def value(self, alias: Alias, emit: Emit) -> int:
         """What the tensor holds now."""
         if alias.version != alias.root.version:
             value = alias.root.value
             for step in alias.chain:
-                value = self._replay(step, value)
+                value = self._replay(step, value, emit)
             alias.value, alias.version = value, alias.root.version
         return alias.value
 
-    def write(self, alias: Alias, value: int) -> None:
+    def write(self, alias: Alias, value: int, emit: Emit) -> None:
         """The tensor holds `value` from now on, and so does what it shows of its memory."""
         root = alias.root
         bases = [root.value]
         for step in alias.chain[:-1]:
-            bases.append(self._replay(step, bases[-1]))
+            bases.append(self._replay(step, bases[-1], emit))
         written = value
         for step, base in zip(reversed(alias.chain), reversed(bases), strict=False):
-            written = self._scatter(step, base, written)
+            written = self._scatter(step, base, written, emit)
         root.value = written
         root.version += 1
         alias.value, alias.version = value, root.version
 
-    def _replay(self, step: Step, value: int) -> int:
-        return self._emit(step.func, (ref(value), *step.args[1:]), step.kwargs, step.shapes)[step.output]
+    def _replay(self, step: Step, value: int, emit: Emit) -> int:
+        return emit(step.func, (ref(value), *step.args[1:]), step.kwargs, step.shapes)[step.output]
 
-    def _scatter(self, step: Step, base: int, piece: int) -> int:
-        return self._emit(Scatter(step), (ref(base), ref(piece)), {}, [self._shapes[base]])[0]
+    def _scatter(self, step: Step, base: int, piece: int, emit: Emit) -> int:
+        return emit(Scatter(step), (ref(base), ref(piece)), {}, [self._shapes[base]])[0]

@@ -14,7 +14,7 @@ from convblocks.introspect.graph import Graph
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local
-from convblocks.introspect.runs import Grown, Runs, downstream
+from convblocks.introspect.runs import Grown, Runs, marked
 from convblocks.introspect.units import of_two_places, shows_all, units_of
 
 TWO_PLACES = "every element belongs to two places, as the scores of an attention do"
@@ -27,7 +27,7 @@ class Analysis(Runs):
         super().__init__(model, inputs)
         self._fields: dict[tuple[Axis, int], tuple[AxisField, tuple[str, ...], bool]] = {}
         self._native_fields: dict[tuple[Identity, int | None, int], AxisField | None] = {}
-        self._behind_gates: dict[tuple[int, int], tuple[set[int], dict[str, set[int]]]] = {}
+        self._behind_gates: dict[tuple[int, int], tuple[list[str], dict[int, int]]] = {}
 
     def field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         """Local field of a value along an axis, what is not known of it, and whether gates make the full one global."""
@@ -94,15 +94,16 @@ class Analysis(Runs):
         if value not in labels.labels:
             return AxisField(0, empty=True), (), gated
         here = labels.labels[value]
+        if here.pooled:
+            return AxisField(None, pooled=True), parts, not parts
         # Of what layers that do not pad have trimmed it sees half of its field at most.
         margin = self.reach(axis).sizes[value] // 2
         key = here.identity, self.prefer(self.native.shapes[value], axis), margin
         if key not in self._native_fields:
-            self._native_fields[key] = axis_field(here, length, key[1], margin)
+            reaches = shows_all(here, length) and not see_alike(here, length, key[1], margin)
+            self._native_fields[key] = None if reaches else axis_field(here, length, key[1], margin)
         found = self._native_fields[key]
-        if here.pooled:
-            return AxisField(None, pooled=True), parts, not parts
-        if found is None or (shows_all(here, length) and not see_alike(here, length, key[1], margin)):
+        if found is None:
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, parts, gated
 
@@ -131,12 +132,15 @@ class Analysis(Runs):
                 where = self.native.where(node)
                 name = f"aten.{node.op} (gathers a part of the input that grows with it)"
                 parts.setdefault(name + (f" in {where}" if where else ""), []).append(number)
-            reached = {name: downstream(graph, numbers) for name, numbers in sorted(parts.items())}
-            self._behind_gates[key] = downstream(graph, policy.gates - policy.partial), reached
-        whole, reached = self._behind_gates[key]
-        if value in whole:
+            marks = dict.fromkeys(policy.gates - policy.partial, 1)
+            for place, name in enumerate(sorted(parts)):
+                marks.update(dict.fromkeys(parts[name], 2 << place))
+            self._behind_gates[key] = sorted(parts), marked(graph, marks)
+        names, reached = self._behind_gates[key]
+        found = reached.get(value, 0)
+        if found & 1:
             return True, ()
-        return False, tuple([name for name, values in reached.items() if value in values])
+        return False, tuple([name for place, name in enumerate(names) if found & 2 << place])
 
     def gates(self, axis: Axis) -> list[tuple[int, str, str]]:
         """(node, operation, module) of every operation that gathers the whole axis."""

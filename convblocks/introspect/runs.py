@@ -270,9 +270,16 @@ class Runs:
 
 def downstream(graph: Graph, sources: Collection[int]) -> set[int]:
     """The values that depend on the results of the nodes `sources`."""
-    reached: set[int] = set()
-    numbers = set(sources)
+    return set(marked(graph, dict.fromkeys(sources, 1)))
+
+
+def marked(graph: Graph, marks: dict[int, int]) -> dict[int, int]:
+    """The marks, as bits of a number, of the nodes that a value depends on; values without any are left out."""
+    reached: dict[int, int] = {}
     for number, node in enumerate(graph.nodes):
-        if number in numbers or any(value in reached for value in node.operands):
-            reached.update(node.outputs)
+        mark = marks.get(number, 0)
+        for value in node.operands:
+            mark |= reached.get(value, 0)
+        if mark:
+            reached.update(dict.fromkeys(node.outputs, mark))
     return reached

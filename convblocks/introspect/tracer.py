@@ -55,7 +55,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.graph = Graph()
         self.goes_on = goes_on
-        self.aliases = AliasTable(self._emit, self.graph.shapes)
+        self.aliases = AliasTable(self.graph.shapes)
         self.parameters, self.buffers = parameters, buffers
         self.twins: dict[int, Tensor] = {}
         # A tensor object must outlive the trace, or its id would be given to another.
@@ -77,7 +77,7 @@ class Tracer(TorchDispatchMode):
     def read(self, tensor: Tensor) -> int:
         """The value `tensor` holds now."""
         alias = self.aliases.get(tensor)
-        return self._find(tensor) if alias is None else self.aliases.value(alias)
+        return self._find(tensor) if alias is None else self.aliases.value(alias, self._emit)
 
     def _find(self, tensor: Tensor) -> int:
         """The value of a tensor that was there before the pass, or that came from somewhere else."""
@@ -298,7 +298,7 @@ class Tracer(TorchDispatchMode):
             alias = self.aliases.get(target)
             assert alias is not None
             alias.root.meta = alias.root.meta or on_meta
-            self.aliases.write(alias, value)
+            self.aliases.write(alias, value, self._emit)
             if tensor is not target:
                 self.bind(tensor, alias)
 

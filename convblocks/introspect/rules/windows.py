@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -116,6 +118,7 @@ def max_pool(call: Call) -> Result:
     return [labels] * len(call.node.outputs)
 
 
+@lru_cache(maxsize=1024)
 def adaptive_taps(length: int, out: int) -> Tensor:
     """Output i reads floor(i n / o) to ceil((i + 1) n / o) - 1."""
     starts = [i * length // out for i in range(out)]
