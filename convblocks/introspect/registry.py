@@ -190,7 +190,7 @@ class Call:
         if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.window(part, dim, length, taps))
         if labels.length(dim) == 1:
-            if length == 1 or not self._leaves_gaps(taps, length):
+            if length == 1 or not self.leaves_gaps(taps, length):
                 return (
                     labels
                     if length > 1 or not bool((taps >= length).all(1).any())
@@ -215,7 +215,7 @@ class Call:
             return after
         return self.policy.gathered(self, labels, after, [dim])
 
-    def _leaves_gaps(self, taps: Tensor, length: int) -> bool:
+    def leaves_gaps(self, taps: Tensor, length: int) -> bool:
         """Whether some window reads padding alone, so that labels that did not vary along the dimension now do.
 
         At the border that matters for border units alone; a gap between others (a transposed convolution) matters

@@ -160,11 +160,15 @@ def unfold(call: Call) -> Result:
             spread(call[key], 2)[i] for key in ("kernel_size", "stride", "padding", "dilation")
         )
         out = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        sizes += [kernel, out]
         taps = window_taps(length, out, kernel, stride, padding, dilation)
+        if data.shape[axis] == 1 < length and not (call.policy.exact_borders and bool((taps == length).any())):
+            # What a tap reads outside are the first windows or the last.
+            data = data.unsqueeze(axis)
+            continue
         data = data.expand([length if d == axis else -1 for d in range(data.ndim)])
         rows = gather(data, axis - 1, taps.T.reshape(-1, 1))
         data = torch.unflatten(rows, axis, (kernel, out))
-        sizes += [kernel, out]
     # (K, N, C, kh, oh, kw, ow) -> (K, N, C kh kw, oh ow)
     windows = labels.map(lambda _: data.permute(0, 1, 2, 3, 5, 4, 6))
     return reshaped(windows, (*shape[:2], sizes[0], sizes[2], sizes[1], sizes[3]), call.out_shape())
@@ -183,10 +187,14 @@ def fold(call: Call) -> Result:
     )
     counts = [(out[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     data = reshaped(labels, shape, (*out[:2], *kernel, *counts)).data
-    data = data.expand(-1, -1, -1, *kernel, *counts).permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
+    data = data.permute(0, 1, 2, 3, 5, 4, 6)  # K, N, C, kh, oh, kw, ow
     for i in (1, 0):
         axis = 3 + 2 * i
         taps = transposed_taps(counts[i], out[2 + i], kernel[i], stride[i], padding[i], dilation[i])
+        if data.shape[axis] == data.shape[axis + 1] == 1 < counts[i] and not call.leaves_gaps(taps, counts[i]):
+            data = data.squeeze(axis)
+            continue
+        data = data.expand([*data.shape[:axis], kernel[i], counts[i], *data.shape[axis + 2 :]])
         offset = torch.arange(kernel[i])[None, :] * counts[i]
         flat = torch.where(taps < counts[i], taps + offset, kernel[i] * counts[i])
         data = gather(data.flatten(axis, axis + 1), axis - 1, flat)
