@@ -221,3 +221,21 @@ def test_a_unit_within_a_window_is_its_place_and_not_the_window(grid: bool) -> N
     inner, conv = layers["inner"].local, layers["conv"].local
     assert conv == Field((3, 3), (2, 2), (0, 0), (1, 1))
     assert inner == conv
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "window", "size", "jump"), [(7, 4, 4, 7, 4), (3, 1, 2, 3, 1), (1, 1, 2, 1, 1)]
+)
+def test_what_an_unfold_cuts_without_overlap_is_as_large_and_as_far_apart_as_before(kernel, stride, window, size, jump):
+    cut = nn.Sequential(nn.Conv2d(3, 4, kernel, stride, kernel // 2), nn.Unfold(window, stride=window)).double()
+    field = receptive_field(cut, (3, 64, 64))
+    assert (field.size, field.jump) == ((size, size), (jump, jump))
+    for parameter in cut.parameters():
+        nn.init.ones_(parameter)
+    x = torch.zeros(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    y = cut(x)
+    across = 64 // stride // window
+    # A unit in the middle of the map, of the first place of its window.
+    (gradient,) = torch.autograd.grad(y[0, 0, across // 2 * across + across // 2], x)
+    seen = gradient[0].abs().sum(0) > 0
+    assert (int(seen.any(0).sum()), int(seen.any(1).sum())) == (size, size)
