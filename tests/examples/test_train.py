@@ -259,7 +259,7 @@ def test_overwrite_that_cannot_start_keeps_the_old_run(train: Train, tmp_path: P
         (("--model", "net4"), "its network is 'twelve_layer', not 'net4'"),
         (("--recipe", "published"), "its recipe is 'modern', not 'published'"),
         (("--epochs", "2"), "its epochs is 1, not 2"),
-        (("--lr", "0.5"), "its lr is 0.2, not 0.5"),
+        (("--lr", "0.5"), "its lr is 0.4, not 0.5"),
         (("--optimizer", "adamw"), "its optimizer is 'sgd', not 'adamw'"),
         (("--seed", "1"), "its seed is 0, not 1"),
         (("--precision", "bf16"), "its precision is 'fp32', not 'bf16'"),
