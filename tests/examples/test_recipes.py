@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import networks
 import pipelines
 import pytest
@@ -62,3 +65,10 @@ def test_fast_is_shorter_than_modern_and_long_is_longer() -> None:
     fast, modern, long = (recipes.choose(name, "net4") for name in ("fast", "modern", "long"))
     steps = [recipe.epochs / recipe.batch_size for recipe in (fast, modern, long)]
     assert steps[0] < steps[1] < steps[2]
+
+
+def test_fast_is_over_in_twenty_seconds() -> None:
+    """By what an epoch of it took on an H200."""
+    measured = json.loads((Path(recipes.__file__).parent / "results" / "net4-fast-0.json").read_text())["metrics"]
+    epoch = measured["train_seconds"] / measured["epochs"]
+    assert 0.9 * 20 < recipes.choose("fast", "net4").epochs * epoch < 20

@@ -98,6 +98,15 @@ def test_rolling_from_tile_to_tile(dtype: str, arch: int, backward: bool) -> Non
     assert len(assembly.inner()) <= {False: 740, True: 720}[backward]
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_at_far_dilations(dtype: str, arch: int, backward: bool) -> None:
+    far = _launch.FAR_BACKWARD if backward else _launch.FAR_FORWARD
+    assembly = builds.rows(dtype, arch, backward=backward, tiling=far).assembly
+    assert assembly.spills() == 0
+    wide(assembly, stores=4, bits=".64" if backward else ".128")
+
+
 def test_loops_hand_on_all_that_they_should() -> None:
     """What a GPU showed: Triton drops what a loop hands on from one name to another of the same origin."""
     # Sums of two rows for four columns; then the nine of the weight's gradient, and x of two rows.
