@@ -49,3 +49,13 @@ def test_kernels_and_copies_count_and_named_ranges_do_not() -> None:
         event(8, 9, DeviceType.CUDA),
     ]
     assert throughput.on_gpu(events) == [(3, 5), (8, 9)]
+
+
+def test_the_page_quotes_the_committed_measurement() -> None:
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "benchmarks" / "results" / "throughput-nvidia-h200.json").read_text())
+    told = (
+        f"Training `{found['model']}` by `{found['recipe']}` on an H200 takes {found['step_ms']:.2f} ms a step of "
+        f"{found['batch_size']} images, {found['images_per_s']:,} images/s, and for {100 * found['busy']:.1f} % "
+    )
+    assert told in " ".join((root / "docs" / "pages" / "train.md").read_text().split())
