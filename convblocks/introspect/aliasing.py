@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
     def at(self, output: int) -> Step:
         """The same step, for another of its outputs."""
-        return self._replace(output=output)
+        return Step(self.func, self.args, self.kwargs, self.shapes, output)
 
 
 @dataclass(slots=True, eq=False)

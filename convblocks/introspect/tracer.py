@@ -92,7 +92,7 @@ class Tracer(TorchDispatchMode):
                 self.graph.constants[value] = tensor
                 if masks.hides(tensor):
                     self.graph.masks.add(value)
-        alias = Alias.fresh(value, meta=on_meta)
+        alias = Alias.fresh(value, on_meta or id(tensor) in self.parameters)
         self.found[alias.root] = value
         self.bind(tensor, alias)
         return value
@@ -134,7 +134,8 @@ class Tracer(TorchDispatchMode):
             if masked and not depends:
                 graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
             hides = depends and masked and (plain in masks.MEETS or "attention" in op)
-        node = Node(op, func, args, kwargs, tuple(outputs), self.stack[-1] if self.stack else -1, hides)
+        stack = self.stack
+        node = Node(op, func, args, kwargs, tuple(outputs), stack[-1] if stack else -1, hides)
         if depends or op in COSTED:
             graph.nodes.append(node)
             if self.goes_on is not None and not self.goes_on(graph):
@@ -156,8 +157,14 @@ class Tracer(TorchDispatchMode):
         return twin
 
     def _stands_on_meta(self, tensor: Tensor) -> bool:
+        """Whether nobody knows the values of a tensor that has been read, as of parameters and all made from them."""
         alias = self.aliases.get(tensor)
-        return tensor.is_meta or id(tensor) in self.parameters or (alias is not None and alias.root.meta)
+        return alias is not None and alias.root.meta
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing of what follows is compiled: torch need not say so to its compiler at every operation."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -168,28 +175,30 @@ class Tracer(TorchDispatchMode):
             # Under `torch.inference_mode` these arrive whole: taken apart, a network reads the same in every mode.
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        if about.name in ("index", "_unsafe_index"):
+        name = about.name
+        if name in ("index", "_unsafe_index"):
             args = (args[0], self._without_masks(args[1]), *args[2:])
-        if about.name in STEPS or (about.name == "_to_copy" and torch.is_autocast_enabled("cpu")):
+        if name in STEPS or (name == "_to_copy" and torch.is_autocast_enabled("cpu")):
             self.missed = True
         tensors: list[Tensor] = []
         values: list[int] = []
         node_args = tuple(self._numbered(args, tensors, values))
         node_kwargs = dict(zip(kwargs, self._numbered(kwargs.values(), tensors, values), strict=True)) if kwargs else {}
-        if about.name == "_local_scalar_dense":
+        if name == "_local_scalar_dense":
             return self._scalar(func, tensors[0])
-        depends = any(map(self.graph.depends.__getitem__, values)) and about.name not in FACTORIES
+        graph = self.graph
+        depends = any(map(graph.depends.__getitem__, values)) and name not in FACTORIES
         writes = about.written_arguments(args, kwargs) if about.writes else []
-        all_meta = all(map(_is_meta, tensors))
-        on_meta = (all_meta and bool(tensors)) or any(map(self._stands_on_meta, tensors))
-        on_meta = on_meta or any(id(tensor) in self.buffers for tensor in writes)
-        if writes and not on_meta:
-            self._save(writes)
-        result = self._run(about, args, kwargs, all_meta) if on_meta else func(*args, **kwargs)
+        on_meta = any(map(self._stands_on_meta, tensors))
+        if writes:
+            on_meta = on_meta or any(id(tensor) in self.buffers for tensor in writes)
+            if not on_meta:
+                self._save(writes)
+        result = self._run(about, args, kwargs, tensors) if on_meta else func(*args, **kwargs)
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]
-        if about.name in SAME and depends:
+        if depends and name in SAME:
             self._same(about, tensors[0], outputs[0], values[0])
             return result
         if about.inplace_view:
@@ -200,22 +209,22 @@ class Tracer(TorchDispatchMode):
             into, besides = about.targets(args, kwargs)
             into, outputs = [*into[: len(outputs)], *besides], [*outputs, *besides]
         numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
-        if about.name == "_unsafe_view" and depends:
+        if depends and name == "_unsafe_view":
             # A reshape that has had to copy.
             self._record("view", torch.ops.aten.view.default, node_args, node_kwargs, numbered)
         else:
-            self._record(about.name, func, node_args, node_kwargs, numbered)
+            self._record(name, func, node_args, node_kwargs, numbered)
         if writes:
             self._write(into, outputs, numbered, on_meta)
         elif tensors and about.view:
             source = self.aliases.get(tensors[0])
             assert source is not None
-            step = Step(func, node_args, node_kwargs, tuple(tuple(t.shape) for t in outputs), 0)
+            step = Step(func, node_args, node_kwargs, tuple([graph.shapes[value] for value in numbered]), 0)
             for position, (tensor, value) in enumerate(zip(outputs, numbered, strict=True)):
                 self.bind(tensor, source.view(step.at(position) if position else step, value))
         else:
             for tensor, value in zip(outputs, numbered, strict=True):
-                self.bind(tensor, Alias.fresh(value, meta=tensor.is_meta))
+                self.bind(tensor, Alias.fresh(value, on_meta or tensor.is_meta))
         if not on_meta:
             self._look_for_masks(outputs, numbered)
         return result
@@ -239,20 +248,21 @@ class Tracer(TorchDispatchMode):
             kind = type(item)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every argument
             if kind in PLAIN:
                 found.append(item)
+            elif kind is list or kind is tuple:
+                # Most lists are strides and paddings: ATen does not mix those with tensors.
+                plain = not item or type(item[0]) is int
+                found.append(item if plain else kind(self._numbered(item, tensors, values)))
             elif isinstance(item, Tensor):
                 value = self.read(item)
                 tensors.append(item)
                 values.append(value)
                 found.append(ref(value))
-            elif (kind is list or kind is tuple) and item and type(item[0]) is not int:
-                # The other lists are strides and paddings: ATen does not mix those with tensors.
-                found.append(kind(self._numbered(item, tensors, values)))
             else:
                 found.append(item)
         return found
 
-    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], all_meta: bool) -> Any:
-        if not all_meta:
+    def _run(self, about: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
+        if not all(map(_is_meta, tensors)):
             args = map_tensors(args, self.twin)
             kwargs = {key: map_tensors(item, self.twin) for key, item in kwargs.items()}
         if kwargs.get("device") is not None:

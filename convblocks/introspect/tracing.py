@@ -73,9 +73,13 @@ def _watch_modules(tracer: Tracer, names: dict[int, str]) -> Generator[None, Non
     thread = threading.get_ident()
     graph, stack = tracer.graph, tracer.stack
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def values_of(tree: Any) -> tuple[int, ...]:
+        # Most modules return one tensor.
+        return (tracer.read(tree),) if isinstance(tree, Tensor) else tuple(map(tracer.read, leaves(tree)))
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         if id(module) in names and threading.get_ident() == thread:
-            inputs = tuple([tracer.read(tensor) for tensor in leaves(args)])
+            inputs = values_of(args[0] if len(args) == 1 else args)
             parent = stack[-1] if stack else -1
             start = len(graph.nodes)
             graph.calls.append(ModuleCall(names[id(module)], module, parent, len(stack), (start, start), inputs))
@@ -84,7 +88,7 @@ def _watch_modules(tracer: Tracer, names: dict[int, str]) -> Generator[None, Non
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if id(module) in names and threading.get_ident() == thread and stack:
             call = graph.calls[stack.pop()]
-            call.outputs = tuple([tracer.read(tensor) for tensor in leaves(output)])
+            call.outputs = values_of(output)
             call.nodes = (call.nodes[0], len(graph.nodes))
 
     handles = [
