@@ -36,13 +36,23 @@ class Analysis(Runs):
         if found is None:
             if axis != self.axes[0] and self.grown(axis)[0].like is not None:
                 found = self.field(self.axes[0], value)
-            else:
+                if not self._is_taken_over(value, found[0]):
+                    found = None
+            if found is None:
                 try:
                     found = self._field(axis, value)
                 except TooLarge as error:
                     found = AxisField(None), (str(error),), False
             self._fields[key] = found
         return found
+
+    def _is_taken_over(self, value: int, along: AxisField) -> bool:
+        """Whether the field along the height is that along the width, in a network that treats both alike.
+
+        Where both have become one dimension, the order of its units is another one for each.
+        """
+        turn = self.turns.get(value) if self.turns is not None else None
+        return turn is None or turn.is_plain or along.period == 1
 
     @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
@@ -73,7 +83,6 @@ class Analysis(Runs):
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:
         """The field of a value in one run; a convolution, its norm and its activation share their labels."""
-        run = run.like or run
         labels = run.labels.labels[value]
         key = labels.identity, self.prefer(run.graph.shapes[value], run.axis)
         if key not in run.fields:

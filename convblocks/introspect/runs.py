@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, p
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
+from convblocks.introspect.turns import Turn
 from convblocks.introspect.units import shows_all
 
 LONGEST = 2**16
@@ -30,23 +31,37 @@ LONGEST = 2**16
 class Grown:
     """The network on an enlarged input, with the local labels along one axis.
 
-    `like` is the run along another axis of which this one is the mirror image.
+    `like` is the run along another axis of which this one is the mirror image, as `turns` says: its labels are made
+    when somebody asks for them.
     """
 
     graph: Graph
     axis: Axis
     length: int
-    labels: Propagation
+    found: Propagation | None
     policy: Local
     agreed: int
     like: Grown | None = None
+    turns: dict[int, Turn] = field(default_factory=dict[int, Turn])
     fields: dict[tuple[Identity, int | None], AxisField | None] = field(
         default_factory=dict[tuple[Identity, int | None], AxisField | None]
     )
     scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
 
+    @property
+    def labels(self) -> Propagation:
+        """What every value depends on along the axis."""
+        if self.found is None:
+            assert self.like is not None
+            self.found = mirror(self.like.labels, self.turns, self.graph.shapes)
+        return self.found
+
     def cut(self, count: int) -> None:
         """Forget all but the first `count` nodes."""
+        self.agreed = count
+        if self.like is not None:
+            self.found = None
+            return
         kept = {value for node in self.graph.nodes[:count] for value in node.outputs} | set(self.graph.inputs)
         # The axes share a graph.
         self.graph.nodes = self.graph.nodes[:count]
@@ -54,7 +69,6 @@ class Grown:
         self.policy.gates = {number for number in self.policy.gates if number < count}
         self.policy.partial = {number for number in self.policy.partial if number < count}
         self.policy.crosses = {number for number in self.policy.crosses if number < count}
-        self.agreed = count
 
 
 class Runs:
@@ -112,13 +126,13 @@ class Runs:
         return self.native.attends()
 
     @cached_property
-    def _alike(self) -> bool:
-        """Whether the network treats the height and the width of its input alike."""
-        return [axis.dim for axis in self.axes] == [2, 3] and exchanged(self.native) is not None
+    def turns(self) -> dict[int, Turn] | None:
+        """How values turn if height and width of the input change places; None if it does not treat both alike."""
+        return exchanged(self.native) if [axis.dim for axis in self.axes] == [2, 3] else None
 
     def reach(self, axis: Axis) -> Reach:
         """An upper estimate of the field of any unit, and a common multiple of the strides."""
-        if self._alike:
+        if self.turns is not None:
             axis = self.axes[0]
         if axis not in self._reach:
             self._reach[axis] = reach(self.native, axis)
@@ -229,22 +243,15 @@ class Runs:
             node.call = twin.call
         result: dict[Axis, Grown] = {}
         repeats = self._repeats_of(graph)
-        maps = exchanged(graph) if self._alike else None
+        turns = exchanged(graph) if self.turns is not None else None
         for axis, length in lengths.items():
-            if result and maps is not None:
+            if result and turns is not None:
                 [like] = result.values()
-                result[axis] = self._mirror(like, axis, maps)
+                result[axis] = Grown(graph, axis, length, None, like.policy, agreed, like, turns)
             else:
                 policy = self._policy(graph, axis, length, repeats)
                 result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
         return result
-
-    def _mirror(self, like: Grown, axis: Axis, maps: frozenset[int]) -> Grown:
-        """The run along the width of a network that treats it as the height, from that along the height."""
-        done: dict[int, Labels] = {}
-        labels = {value: mirrored(item, done) if value in maps else item for value, item in like.labels.labels.items()}
-        along = Propagation(labels, dict(like.labels.unknown))
-        return Grown(like.graph, axis, like.length, along, like.policy, like.agreed, like)
 
     def _too_small(self, grown: Grown) -> frozenset[int]:
         """Values of which some unit sees too much of the input to tell its field."""
@@ -265,7 +272,18 @@ class Runs:
 
     def _lost(self, before: dict[Axis, Grown], grown: dict[Axis, Grown]) -> bool:
         """Whether a larger input leaves unknown what was known: its labels have become too large."""
-        return any(grown[axis].labels.unknown.keys() - before[axis].labels.unknown.keys() for axis in self.axes)
+        pairs = [(grown[axis], before[axis]) for axis in self.axes if grown[axis].like is None]
+        return any(now.labels.unknown.keys() - then.labels.unknown.keys() for now, then in pairs)
+
+
+def mirror(along: Propagation, turns: dict[int, Turn], shapes: Sequence[tuple[int, ...]]) -> Propagation:
+    """The labels along the width of a network that treats it as the height, from those along the height."""
+    done: dict[tuple[int, Turn], Labels] = {}
+    labels = {
+        value: mirrored(item, turns[value], shapes[value], done) if value in turns else item
+        for value, item in along.labels.items()
+    }
+    return Propagation(labels, dict(along.unknown))
 
 
 def downstream(graph: Graph, sources: Collection[int]) -> set[int]:

@@ -12,7 +12,7 @@ labels vary along one of the two.
 """
 
 from convblocks.introspect.labels.concatenation import Concatenation, joined
-from convblocks.introspect.labels.flattened import Flattened
+from convblocks.introspect.labels.flattened import Flattened, merge
 from convblocks.introspect.labels.gathering import least, least_of_middle, least_of_run, middle_of, slices
 from convblocks.introspect.labels.minimum import Minimum
 from convblocks.introspect.labels.plain import Identity, Labels
@@ -29,6 +29,7 @@ __all__ = [
     "least",
     "least_of_middle",
     "least_of_run",
+    "merge",
     "middle_of",
     "reshaped",
     "slices",
