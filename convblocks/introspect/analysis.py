@@ -48,9 +48,8 @@ class Analysis(Runs):
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph
-        reached = all(value in run.labels.labels for run in runs)
-        if reached:
-            reasons = frozenset[str]().union(*[run.labels.unknown.get(value, ()) for run in runs])
+        if all(value in run.labels.labels for run in runs):
+            reasons = frozenset[str]().union(*[r.labels.unknown[value] for r in runs if value in r.labels.unknown])
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
