@@ -35,6 +35,9 @@ WINDOWED = frozenset({"convolution", "avg_pool2d", "max_pool2d_with_indices", "_
 
 PADS = frozenset({"constant_pad_nd", "reflection_pad2d", "replication_pad2d"})
 
+ONE_PLACE = frozenset({(1, 1), (1,), ()})
+"""The last two lengths of what has a single place."""
+
 PAIRS = ("stride", "padding", "dilation", "output_padding", "kernel_size", "output_size", "scale_factors")
 """Arguments with a number for the height and one for the width."""
 
@@ -99,8 +102,8 @@ def _treats_alike(graph: Graph, node: Node, maps: dict[int, bool]) -> bool:
     return False
 
 
-def _has_one_place(shape: Sequence[int]) -> bool:
-    return all(length == 1 for length in shape[-2:])
+def _has_one_place(shape: tuple[int, ...]) -> bool:
+    return shape[-2:] in ONE_PLACE
 
 
 def _is_even(argument: Any) -> bool:
