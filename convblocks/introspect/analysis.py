@@ -15,7 +15,7 @@ from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local
 from convblocks.introspect.runs import Grown, Runs, marked
-from convblocks.introspect.units import of_two_places, shows_all, units_of
+from convblocks.introspect.units import of_two_places, rows_of, shows_all, units_of
 
 TWO_PLACES = "every element belongs to two places, as the scores of an attention do"
 
@@ -58,9 +58,8 @@ class Analysis(Runs):
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph
-        reached = all(value in run.labels.labels for run in runs)
-        if reached:
-            reasons = frozenset[str]().union(*[run.labels.unknown.get(value, ()) for run in runs])
+        if all(value in run.labels.labels for run in runs):
+            reasons = {reason for run in runs for reason in run.labels.unknown.get(value, ())}
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
@@ -78,7 +77,7 @@ class Analysis(Runs):
 
     def _of_two_places(self, run: Grown, labels: Labels) -> bool:
         if labels.identity not in run.scores:
-            run.scores[labels.identity] = of_two_places(labels, run.length)
+            run.scores[labels.identity] = of_two_places(labels, run.length, run.sizes)
         return run.scores[labels.identity]
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:
@@ -86,7 +85,12 @@ class Analysis(Runs):
         labels = run.labels.labels[value]
         key = labels.identity, self.prefer(run.graph.shapes[value], run.axis)
         if key not in run.fields:
-            run.fields[key] = axis_field(labels, run.length, key[1], (run.length - self.length(run.axis)) // 4)
+            # Other tensors, heads and windows among them, show the same rows, or the same columns, in another way.
+            rows = rows_of(labels)
+            alike = key if rows is None else (rows, None)
+            if alike not in run.fields:
+                run.fields[alike] = axis_field(labels, run.length, key[1], (run.length - self.length(run.axis)) // 4)
+            run.fields[key] = run.fields[alike]
         return run.fields[key]
 
     def _native_field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
@@ -109,7 +113,7 @@ class Analysis(Runs):
         margin = self.reach(axis).sizes[value] // 2
         key = here.identity, self.prefer(self.native.shapes[value], axis), margin
         if key not in self._native_fields:
-            reaches = shows_all(here, length) and not see_alike(here, length, key[1], margin)
+            reaches = shows_all(here, length, {}) and not see_alike(here, length, key[1], margin)
             self._native_fields[key] = None if reaches else axis_field(here, length, key[1], margin)
         found = self._native_fields[key]
         if found is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from convblocks.introspect.analysis import Analysis
@@ -71,7 +72,7 @@ class ReceptiveField:
     @property
     def local(self) -> Field:
         """The field with gates cut; that of a pooled tensor is as wide as the units pooled at the given input size."""
-        found = [field for field, _, _ in self._found()]
+        found = [field for field, _, _ in self._found]
         return Field(
             tuple([field.size for field in found]),
             tuple([field.jump for field in found]),
@@ -84,7 +85,7 @@ class ReceptiveField:
         """The field with gates: infinite where anything upstream gathers the whole image, None where it is unknown."""
         local = self.local
         gated = self.is_global
-        left_out = [g or bool(reasons) for g, (_, reasons, _) in zip(gated, self._found(), strict=True)]
+        left_out = [g or bool(reasons) for g, (_, reasons, _) in zip(gated, self._found, strict=True)]
         size, jump, start = (
             tuple(None if out else item for out, item in zip(left_out, part, strict=True))
             for part in (local.size, local.jump, local.start)
@@ -114,13 +115,14 @@ class ReceptiveField:
     @property
     def is_global(self) -> tuple[bool, ...]:
         """Whether the tensor sees the whole input whatever its size, by axis."""
-        return tuple([gated and not reasons for _, reasons, gated in self._found()])
+        return tuple([gated and not reasons for _, reasons, gated in self._found])
 
     @property
     def is_pooled(self) -> bool:
         """Whether the tensor has no position left along any axis, as after a pooling of the whole map and in a gate."""
-        return all(field.pooled for field, _, _ in self._found())
+        return all(field.pooled for field, _, _ in self._found)
 
+    @cached_property
     def _found(self) -> list[tuple[AxisField, tuple[str, ...], bool]]:
         """What is known along every axis, what is not, and whether gates make the field global."""
         return [self._analysis.field(axis, self._value) for axis in self.axes]
@@ -128,7 +130,7 @@ class ReceptiveField:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Operations upstream of which nothing could be proved; empty where the answer is exact."""
-        return tuple(dict.fromkeys([reason for _, reasons, _ in self._found() for reason in reasons]))
+        return tuple(dict.fromkeys([reason for _, reasons, _ in self._found for reason in reasons]))
 
     @property
     def at_most(self) -> tuple[int, ...]:

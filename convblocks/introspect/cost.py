@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from convblocks.introspect.aliasing import Ref
 from convblocks.introspect.graph import Graph, Node
-from convblocks.introspect.operations import RECURRENT
+from convblocks.introspect.operations import COSTED, RECURRENT
 
 
 def macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of one operation: of convolutions, matrix products and attention; 0 for every other."""
+    if node.op not in COSTED and not node.op.startswith("_scaled_dot_product"):
+        return 0
     arguments = node.arguments
     shape = graph.shapes
 

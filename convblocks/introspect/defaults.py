@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -25,6 +26,9 @@ def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
         # The context costs time at every call of torch, so it is entered only where it is needed. That of `with` is not
         # what torch 2.6 gives as the default device.
         if torch.empty(0).device.type == "cpu":
+            if not gc.isenabled():
+                # Within another of these.
+                return function(*args, **kwargs)
             with no_collection():
                 return function(*args, **kwargs)
         with torch.device("cpu"), no_collection():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -65,7 +64,7 @@ def see_alike(labels: Labels, length: int, prefer: int | None, margin: int) -> b
     lo, hi, *_ = units_of(labels, prefer)
     size = hi - lo + 1
     clear = size[_clear(lo, hi, length, margin)]
-    return len(clear) > 0 and int(clear.min()) == int(size.max())
+    return clear.shape[0] > 0 and int(clear.min()) == int(size.max())
 
 
 def _clear(lo: Tensor, hi: Tensor, length: int, margin: int) -> Tensor:
@@ -75,7 +74,8 @@ def _clear(lo: Tensor, hi: Tensor, length: int, margin: int) -> Tensor:
 
 def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
     """The field where all units clear of the border see alike and in even steps, as most do; None where not."""
-    middle = len(lo) // 2
+    count = lo.shape[0]
+    middle = count // 2
     if middle == 0:
         return None
     base, after = cast("list[int]", lo[middle - 1 : middle + 1].tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
@@ -84,7 +84,7 @@ def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | No
         return None
     # Where the units clear of the border would be if all were as those in the middle.
     first = max(0, middle - 1 - (base - margin - 1) // step)
-    last = min(len(lo) - 1, middle - 1 + (length - 1 - margin - base - size) // step)
+    last = min(count - 1, middle - 1 + (length - 1 - margin - base - size) // step)
     if last - first < 2:
         return None
     expected = torch.arange(base + (first - middle + 1) * step, base + (last - middle + 2) * step, step, dtype=lo.dtype)
@@ -94,7 +94,7 @@ def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | No
         return None
     # Those before begin within the margin and those behind end there, as a rule.
     before = first == 0 or int(lo[:first].max()) <= margin
-    behind = last == len(lo) - 1 or int(hi[last + 1 :].min()) >= length - 1 - margin
+    behind = last == count - 1 or int(hi[last + 1 :].min()) >= length - 1 - margin
     if not (before and behind) and int(_clear(lo, hi, length, margin).sum()) != last - first + 1:
         return None
     start = base + (size - 1) / 2 - (middle - 1) * step
@@ -104,7 +104,7 @@ def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | No
 def _searched(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
     inside = _clear(lo, hi, length, margin)
     places = inside.nonzero().flatten()
-    if len(places) == 0:
+    if places.shape[0] == 0:
         return None if bool((hi >= lo).any()) else AxisField(0, empty=True)
     first, last = int(places[0]), int(places[-1])
     low, high = lo[first : last + 1], hi[first : last + 1]
@@ -121,7 +121,7 @@ def _searched(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | N
 
 def _period(low: Tensor, high: Tensor) -> int | None:
     """The least number of units after which both ends have moved alike, wherever one begins."""
-    longest = min(MAX_PERIOD, (len(low) - 1) // 2)
+    longest = min(MAX_PERIOD, (low.shape[0] - 1) // 2)
     # The first units rule out most periods: as lists, which Python compares in a tenth of the time of a tensor.
     lows, highs = (_steps(ends[: 4 * MAX_PERIOD]) for ends in (low, high))
     for period in range(1, longest + 1):
@@ -138,5 +138,4 @@ def _period(low: Tensor, high: Tensor) -> int | None:
 
 
 def _steps(positions: Tensor) -> list[int]:
-    listed = cast("list[int]", positions.tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
-    return [after - before for before, after in pairwise(listed)]
+    return cast("list[int]", (positions[1:] - positions[:-1]).tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped

@@ -15,12 +15,14 @@ from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.zeros import zeros
 
 Pair = tuple[int, int]
+Shape = tuple[int, ...]
 RESAMPLING = ("upsample", "_upsample")
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "broadcast_to"})
 RESIZING = ("adaptive", "_adaptive", "flip", "roll", "rot90", "index", "gather", "tril", "triu", "_cdist")
 """Operations whose geometry may follow the size of the input although their arguments do not change."""
 COUNTING = frozenset({"expand", "broadcast_to", "native_group_norm"})
 """Operations that are told lengths of their argument, and do the same to every place of it."""
+REGROUPS = RESHAPES - COUNTING
 VALUED = frozenset({"mul", "where", "masked_fill", "mm", "bmm", "addmm", "baddbmm"})
 """Operations that read what the values of a constant let through: one that grows may let through other places."""
 
@@ -29,6 +31,9 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
     """Whether any of the first `count` nodes may have another geometry at another size of the input."""
     seen: set[tuple[Pair, ...]] = set()
     behind = list(first.inputs)
+    # Of networks of equal blocks most shapes, and most reshapes, come again and again, and add nothing to what is seen.
+    taken: set[tuple[Shape, Shape]] = set()
+    done: set[tuple[Shape, ...]] = set()
     for a, b in zip(first.nodes[:count], second.nodes[:count], strict=True):
         if not first.depends[a.outputs[0]]:
             continue
@@ -49,14 +54,18 @@ def follows_size(first: Graph, second: Graph, count: int) -> bool:
         elif a.op.rstrip("_") in VALUED:
             if not _same_values(a, b) or any(_may_hide_others(first, second, a.op, v) for v in a.operands):
                 return True
-        elif a.op in RESHAPES - {"expand", "broadcast_to"}:
+        elif a.op in REGROUPS:
             if all(first.shapes[value] == second.shapes[value] for value in (*a.operands, *a.outputs)):
                 behind += a.outputs
                 continue
-            seen.update(*(_runs(first.shapes[value], second.shapes[value]) for value in behind))
+            new = {(first.shapes[value], second.shapes[value]) for value in behind} - taken
+            seen.update(*(_runs(*shapes) for shapes in new))
+            taken |= new
             behind.clear()
-            if not _same_grouping(first, second, a, b, seen):
+            reshape = tuple([g.shapes[v] for g, n in ((first, a), (second, b)) for v in (n.operands[0], n.outputs[0])])
+            if reshape not in done and not _same_grouping(reshape, seen):
                 return True
+            done.add(reshape)
         elif a.op not in COUNTING and (a.args != b.args or a.kwargs != b.kwargs):
             return True
         behind += a.outputs
@@ -152,28 +161,24 @@ def _runs(native: Sequence[int], grown: Sequence[int]) -> Iterator[tuple[Pair, .
             yield tuple(pairs[i : i + count])
 
 
-def _same_grouping(first: Graph, second: Graph, a: Node, b: Node, seen: set[tuple[Pair, ...]]) -> bool:
+def _same_grouping(reshape: Sequence[Shape], seen: set[tuple[Pair, ...]]) -> bool:
     """Whether a reshape does the same to every place: it merges dimensions, restores a merged map, or cuts windows.
 
     Cutting a dimension into a fixed number of pieces, each of which grows, is what brings distant places together.
+    `reshape` are the shapes before and after it at the original size, and those on the larger input.
     """
-    source: Ref = a.args[0]
-    twin: Ref = b.args[0]
-    shapes = [
-        (g.shapes[ref.value], g.shapes[node.outputs[0]]) for g, ref, node in ((first, source, a), (second, twin, b))
-    ]
-    native, grown = shapes
+    native, grown = reshape[:2], reshape[2:]
     if [*map(len, native)] != [*map(len, grown)]:
         return False
     # Among lengths of 1 there is more than one way to tell what has become of which dimension.
     runs = factors(*grown)
     if any(math.prod(native[0][i] for i in old) != math.prod(native[1][i] for i in new) for old, new in runs):
         return False
-    return all(_same_cut(shapes, before, after, seen) for before, after in runs)
+    return all(_same_cut((native, grown), before, after, seen) for before, after in runs)
 
 
 def _same_cut(
-    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    shapes: Sequence[Sequence[Shape]],
     before: Sequence[int],
     after: Sequence[int],
     seen: set[tuple[Pair, ...]],

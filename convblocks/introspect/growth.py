@@ -49,15 +49,16 @@ def reach(graph: Graph, axis: Axis) -> Reach:
     # The branches of an attention are no layers one after the other: there the lengths tell how far units are apart.
     attends = graph.attends()
     multiple = 1
+    nothing = _Seen()
     seen = {source: _Seen()}
     scores: set[int] = set()
     windows = False
     for node in graph.nodes:
-        found = [seen[value] for value in node.operands if value in seen]
-        here = found[0] if found else _Seen()
-        for other in found[1:]:
-            if other != here:
-                here = _Seen(*map(max, here, other))
+        here = nothing
+        for value in node.operands:
+            other = seen.get(value, here)
+            if other is not here:
+                here = other if here is nothing else _Seen(*map(max, here, other))
         if attends and (node.op in ATTENTION or not scores.isdisjoint(node.operands)):
             # What an attention gathers of the whole map is cut as a gate, and what it gathers from adds nothing to the
             # field.
@@ -88,7 +89,8 @@ def reach(graph: Graph, axis: Axis) -> Reach:
                 here = _Seen(jump, size + more, apart, width + more)
         common_multiple = math.lcm(multiple, here.jump)
         multiple = common_multiple if common_multiple <= 4096 else multiple
-        seen.update(dict.fromkeys(node.outputs, here))
+        for value in node.outputs:
+            seen[value] = here
     sizes, steps = ({value: of[field] for value, of in seen.items()} for field in (1, 0))
     return Reach(sizes, steps, max(of.width for of in seen.values()), multiple, windows)
 

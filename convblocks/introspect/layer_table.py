@@ -40,6 +40,9 @@ def by_axis(values: Sequence[Any] | None) -> str:
     """`3` for (3, 3), `1x7` for (1, 7), "" for nothing."""
     if not values:
         return ""
+    if len(set(values)) == 1:
+        # As most are.
+        return _one(values[0])
     shown = [_one(value) for value in values]
     return shown[0] if len(set(shown)) == 1 else "x".join(shown)
 
@@ -111,8 +114,8 @@ def _field_cells(field: ReceptiveField | None, marks: set[str]) -> tuple[str, st
     if any(field.is_global):
         size = f"{size}*" if any(local.size) else "all*"
         marks.add(size if size == "all*" else "*")
-    jump = "" if set(local.jump) == {None} else by_axis(local.jump)
-    return size, jump, "" if set(local.start) == {None} else by_axis(local.start)
+    jump, start = ("" if set(values) == {None} else by_axis(values) for values in (local.jump, local.start))
+    return size, jump, start
 
 
 def _frozen(layer: Layer) -> bool:

@@ -21,6 +21,8 @@ from convblocks.introspect.graph import Graph, ModuleCall, Node
 from convblocks.introspect.registry import spread
 
 Sizes = tuple[int, ...]
+GATHERS = frozenset({"mean", "amax", "sum"})
+"""Operations that are a global pooling where they gather all places of a map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,14 @@ def _type_of(module: nn.Module) -> str:
 
 def window_of(graph: Graph, node: Node) -> Window | None:
     """The window that an operation slides; None for any other operation."""
+    op = node.op
+    if not ("conv" in op or "pool" in op or op in GATHERS):
+        # Most operations are ruled out by their names.
+        return None
     if not node.args or not isinstance(node.args[0], Ref) or not graph.depends[node.outputs[0]]:
         return None
     arguments = node.arguments
     shape, out = graph.shapes[node.args[0].value], graph.shapes[node.outputs[0]]
-    op = node.op
     if op in ("convolution", "_convolution"):
         weight: Ref = arguments["weight"]
         kernel = graph.shapes[weight.value][2:]
@@ -122,7 +127,7 @@ def gathered_dims(graph: Graph, node: Node) -> list[int] | None:
     if "adaptive" in node.op and "pool" in node.op:
         n = len(arguments["output_size"])
         return list(range(len(shape) - n, len(shape))) if set(out[-n:]) == {1} else None
-    if node.op in ("mean", "amax", "sum") and arguments.get("dim") and len(shape) >= 3:
+    if node.op in GATHERS and arguments.get("dim") and len(shape) >= 3:
         dims = arguments["dim"]
         listed = cast("Sequence[int]", dims) if isinstance(dims, (list, tuple)) else [cast("int", dims)]
         chosen = sorted(dim % len(shape) for dim in listed)
@@ -136,8 +141,10 @@ class LayerList:
 
     def __init__(self, analysis: Analysis, model: nn.Module | None) -> None:
         self.analysis, self.graph, self.model = analysis, analysis.native, model
+        self._rows: list[Layer] = []
         self._counted: set[int] = set()
         self._called: set[int] = set()
+        self._parameters: dict[int, dict[int, nn.Parameter]] = {}
 
     def build(self) -> list[Layer]:
         """All rows."""
@@ -156,11 +163,14 @@ class LayerList:
             while inside >= 0:
                 self._copies[inside] = self._copies.get(inside, 0) + size
                 inside = graph.calls[inside].parent
-        rows = [row for index in children.get(-1, []) for row in self._call(index)]
-        rows += [row for number in own.get(-1, []) for row in self._functional(number, "", 0)]
-        return rows + list(self._unused())
+        for index in children.get(-1, []):
+            self._call(index)
+        for number in own.get(-1, []):
+            self._rows += self._functional(number, "", 0)
+        return [*self._rows, *self._unused()]
 
-    def _call(self, index: int) -> Iterator[Layer]:
+    def _call(self, index: int) -> None:
+        """The rows of a call and of all within it."""
         graph, call = self.graph, self.graph.calls[index]
         first, last = call.nodes
         reused = id(call.module) in self._called
@@ -170,7 +180,7 @@ class LayerList:
         windows = [window for number in own if (window := window_of(graph, graph.nodes[number])) is not None]
         leaf = not kids
         parameters, trainable = self._new_parameters(call.module, count=leaf)
-        yield Layer(
+        row = Layer(
             name=call.name,
             type=_type_of(call.module),
             depth=call.depth,
@@ -186,31 +196,31 @@ class LayerList:
             leaf=leaf and len(windows) < 2,
             reused=reused,
         )
-        yield from self._inside(index, call, kids, own, show=not leaf or len(windows) > 1)
+        self._rows.append(row)
+        self._inside(call, kids, own, show=not leaf or len(windows) > 1)
 
-    def _inside(
-        self, index: int, call: ModuleCall, kids: Sequence[int], own: Sequence[int], show: bool
-    ) -> Iterator[Layer]:
+    def _inside(self, call: ModuleCall, kids: Sequence[int], own: Sequence[int], show: bool) -> None:
         """Children and operations of a call in the order in which they ran."""
         starts = [(self.graph.calls[kid].nodes[0], 0, kid) for kid in kids]
         starts += [(number, 1, number) for number in own] if show else []
         for _, kind, item in sorted(starts):
             if kind == 0:
-                yield from self._call(item)
+                self._call(item)
             else:
-                yield from self._functional(item, call.name, call.depth + 1)
+                self._rows += self._functional(item, call.name, call.depth + 1)
 
-    def _functional(self, number: int, where: str, depth: int) -> Iterator[Layer]:
+    def _functional(self, number: int, where: str, depth: int) -> list[Layer]:
+        """The row of an operation that no module stands for; none of views and copies."""
         graph, node = self.graph, self.graph.nodes[number]
         cost = macs(graph, node)
         if not cost and (node.op in VIEWS or not node.outputs or not graph.depends[node.outputs[0]]):
-            return
+            return []
         if node.op in ("copy_", "_to_copy"):
-            return
+            return []
         read = [p for p in reads_parameters(node, graph.parameters) if id(p) not in self._counted]
         self._counted.update(id(p) for p in read)
         source = node.args[0] if node.args and isinstance(node.args[0], Ref) else None
-        yield Layer(
+        row = Layer(
             name=where,
             type=node.op.strip("_"),
             depth=depth,
@@ -226,6 +236,7 @@ class LayerList:
             leaf=True,
             functional=True,
         )
+        return [row]
 
     def _unused(self) -> Iterator[Layer]:
         """Modules with parameters that the forward pass never called nor read."""
@@ -234,8 +245,10 @@ class LayerList:
         known = self._counted | {id(p) for p in self.graph.parameters.values()}
         modules = cast("Iterator[tuple[str, nn.Module]]", self.model.named_modules())
         for name, module in modules:
+            if id(module) in self._called:
+                continue
             left = [p for p in module.parameters(recurse=False) if id(p) not in known]
-            if left and id(module) not in self._called:
+            if left:
                 count = sum(p.numel() for p in left)
                 trainable = sum(p.numel() for p in left if p.requires_grad)
                 depth = name.count(".") + 1 if name else 0
@@ -243,10 +256,19 @@ class LayerList:
                 yield Layer(name, kind, depth, None, (), (), None, None, count, trainable, 0, 0, leaf=True, unused=True)
 
     def _new_parameters(self, module: nn.Module, count: bool) -> tuple[int, int]:
-        fresh = [p for p in module.parameters() if id(p) not in self._counted]
+        fresh = [p for number, p in self._parameters_of(module).items() if number not in self._counted]
         if count:
             self._counted.update(id(p) for p in fresh)
         return sum(p.numel() for p in fresh), sum(p.numel() for p in fresh if p.requires_grad)
+
+    def _parameters_of(self, module: nn.Module) -> dict[int, nn.Parameter]:
+        """The parameters of a module and of those within it; of these, asked at every level, each is asked once."""
+        found = self._parameters.get(id(module))
+        if found is None:
+            found = self._parameters[id(module)] = {id(p): p for p in module.parameters(recurse=False)}
+            for child in module.children():
+                found.update(self._parameters_of(child))
+        return found
 
     def _field(self, values: Sequence[int]) -> ReceptiveField | None:
         if not values or not self.graph.depends[values[0]]:
@@ -263,7 +285,7 @@ def geometry_rows(analysis: Analysis, *, merged: bool = True) -> list[Layer]:
         if window is None:
             continue
         # The same file's.
-        [row] = list(listing._functional(number, analysis.native.where(node), 0))  # pyright: ignore[reportPrivateUsage] - of this file
+        [row] = listing._functional(number, analysis.native.where(node), 0)  # pyright: ignore[reportPrivateUsage] - of this file
         previous = rows[-1].window if rows else None
         if (
             merged

@@ -51,17 +51,15 @@ def name_of(func: Any) -> str:
 
 
 @cache
-def arguments(func: Any) -> tuple[tuple[str, Any], ...]:
-    """Names and defaults of the arguments, in order."""
-    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in func._schema.arguments)
+def defaults(func: Any) -> dict[str, Any]:
+    """Defaults of the arguments by name, in order; None where there is none."""
+    return {a.name: a.default_value if a.has_default_value() else None for a in func._schema.arguments}
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by name, defaults filled in."""
-    bound = dict(arguments(func))
-    bound.update(zip((name for name, _ in arguments(func)), args, strict=False))
-    bound.update(kwargs)
-    return bound
+    known = defaults(func)
+    return {**known, **dict(zip(known, args, strict=False)), **kwargs}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,19 @@ from functools import cached_property
 from typing import Any
 
 from convblocks.introspect.agreement import Agreement, settled
-from convblocks.introspect.arrays import extents
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField
 from convblocks.introspect.following import follows_size, windows
 from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
-from convblocks.introspect.labels import Identity, Labels, slices
+from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.symmetry import exchanged, mirrored
 from convblocks.introspect.tracing import trace
 from convblocks.introspect.turns import Turn
-from convblocks.introspect.units import shows_all
+from convblocks.introspect.units import shows_all, widest
 
 LONGEST = 2**16
 
@@ -47,6 +46,8 @@ class Grown:
         default_factory=dict[tuple[Identity, int | None], AxisField | None]
     )
     scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
+    sizes: dict[Identity, int] = field(default_factory=dict[Identity, int])
+    """What is known of arrays, by their memory."""
 
     @property
     def labels(self) -> Propagation:
@@ -66,6 +67,8 @@ class Grown:
         # The axes share a graph.
         self.graph.nodes = self.graph.nodes[:count]
         self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
+        # The memory of those forgotten may become that of others.
+        self.sizes.clear()
         self.policy.gates = {number for number in self.policy.gates if number < count}
         self.policy.partial = {number for number in self.policy.partial if number < count}
         self.policy.crosses = {number for number in self.policy.crosses if number < count}
@@ -185,7 +188,8 @@ class Runs:
         three says whether the input could not be made large enough.
         """
         for _ in range(3):
-            needed = {axis: max(lengths[axis], self._needed(grown[axis])) for axis in self.axes}
+            cut = list(windows(self.native, grown[self.axes[0]].graph))
+            needed = {axis: max(lengths[axis], self._needed(grown[axis], cut)) for axis in self.axes}
             if needed == lengths:
                 return lengths, grown, False
             larger = self.run(needed) if max(needed.values()) <= LONGEST else None
@@ -194,13 +198,16 @@ class Runs:
             lengths, grown = needed, larger
         return lengths, grown, True
 
-    def _needed(self, grown: Grown) -> int:
-        """The length in which the units clear of the border are those of two windows at least; 0 without windows."""
+    def _needed(self, grown: Grown, cut: Sequence[tuple[int, int]]) -> int:
+        """The length in which the units clear of the border are those of two windows at least; 0 without windows.
+
+        `cut` is what is cut into windows, as `windows` finds it.
+        """
         if grown.like is not None:
-            return self._needed(grown.like)
+            return self._needed(grown.like, cut)
         axis, found = grown.axis, self.reach(grown.axis)
         pattern = 1
-        for value, count in windows(self.native, grown.graph):
+        for value, count in cut:
             common = math.lcm(pattern, count * found.steps.get(value, 1))
             pattern = common if common <= 4096 else max(pattern, count * found.steps.get(value, 1))
         native = self.length(axis)
@@ -212,7 +219,7 @@ class Runs:
             if labels.pooled or labels.terms or value in grown.labels.unknown or labels.identity in seen:
                 continue
             seen.add(labels.identity)
-            size = max((extents(data)[1] for data in slices(labels) if data.numel()), default=0)
+            size = widest(labels, grown.sizes)
             if size <= grown.length // 2:
                 largest = max(largest, size)
         return grown_length(native, 2 * (largest + 2 * pattern) - native, found.multiple)
@@ -265,7 +272,7 @@ class Runs:
             if labels.pooled or value in grown.labels.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
-                seen[labels.identity] = shows_all(labels, grown.length)
+                seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)
             if seen[labels.identity]:
                 found.add(value)
         return frozenset(found)

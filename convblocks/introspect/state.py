@@ -47,9 +47,9 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
 
 def _unchanged(table: dict[str, Any], entries: dict[str, Any]) -> bool:
     """Whether the same names stand in the same order for the same things."""
-    return (
-        len(table) == len(entries) and all(map(is_, table, entries)) and all(map(is_, table.values(), entries.values()))
-    )
+    if not entries:
+        return not table
+    return [*table] == [*entries] and all(map(is_, table.values(), entries.values()))
 
 
 def _restore(table: dict[str, Any], entries: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.field import AxisField
@@ -29,6 +31,7 @@ class StoppedField(ReceptiveField):
         """Not known."""
         return None
 
+    @cached_property
     def _found(self) -> list[tuple[AxisField, tuple[str, ...], bool]]:
         return [(AxisField(None), (self._reason,), False) for _ in self.axes]
 

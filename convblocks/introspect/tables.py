@@ -50,11 +50,13 @@ class Table:
         if as_whole(width) is None:
             raise ValueError(f"width must be a whole number from 1, got {width!r}")
         rows = [[c.title for c in self.columns], *self.rows]
-        narrow = [[_half_indented(cell) for cell in row] for row in rows]
-        kept = self._kept(narrow, width)
-        if sum(_widths(rows, kept)) + 2 * len(kept) - 2 > width:
-            rows = narrow
-        widths = self._cut(_widths(rows, kept), kept, width)
+        narrow = [[_half_indented(cell) if cell[:1] == " " else cell for cell in row] for row in rows]
+        narrowest = _widths(narrow)
+        kept = self._kept(narrowest, width)
+        widths = _widths(rows)
+        if sum(widths[i] for i in kept) + 2 * len(kept) - 2 > width:
+            rows, widths = narrow, narrowest
+        widths = self._cut([widths[i] for i in kept], kept, width)
         lines = [self._line(row, kept, widths) for row in rows]
         lines.insert(1, "-" * (sum(widths) + 2 * len(kept) - 2))
         missing = [c.title for i, c in enumerate(self.columns) if i not in kept and self._filled(i)]
@@ -62,13 +64,13 @@ class Table:
         notes = [textwrap.fill(note, max(width, 20), subsequent_indent="  ") for note in (*self.notes, *left_out)]
         return "\n".join([*lines, *(["", *notes] if notes else [])])
 
-    def _kept(self, rows: Sequence[Sequence[str]], width: int) -> list[int]:
-        """The columns that have room when all that may be cut are."""
+    def _kept(self, longest: Sequence[int], width: int) -> list[int]:
+        """The columns that have room when all that may be cut are; `longest` are the longest cells of all columns."""
         kept = list(range(len(self.columns)))
         while True:
             first = max(kept, key=lambda i: (self._rank(i), i))
             rank = self._rank(first)
-            widths = _widths(rows, kept)
+            widths = [longest[i] for i in kept]
             if rank < 10:
                 widths = [min(n, self.columns[i].least or n) for i, n in zip(kept, widths, strict=True)]
             if rank == 0 or sum(widths) + 2 * len(kept) - 2 <= width:
@@ -97,8 +99,9 @@ class Table:
     def _line(self, row: Sequence[str], kept: Sequence[int], widths: Sequence[int]) -> str:
         cells: list[str] = []
         for i, width in zip(kept, widths, strict=True):
-            column = self.columns[i]
-            cell = _shortened(row[i], width, column.from_front)
+            column, cell = self.columns[i], row[i]
+            if len(cell) > width:
+                cell = _shortened(cell, width, column.from_front)
             cells.append(cell.rjust(width) if column.right else cell.ljust(width))
         return "  ".join(cells).rstrip()
 
@@ -137,21 +140,18 @@ def _html_cell(tag: str, column: Column, cell: str) -> str:
     return f'<{tag} style="{style}">{html.escape(cell.strip())}</{tag}>'
 
 
-def _widths(rows: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
-    return [max(1, *(len(row[i]) for row in rows)) for i in kept]
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The length of the longest cell of every column, at least 1."""
+    return [max(1, *map(len, column)) for column in zip(*rows, strict=False)]
 
 
 def _half_indented(cell: str) -> str:
-    if not cell.startswith(" "):
-        return cell
     text = cell.lstrip()
     return " " * ((len(cell) - len(text)) // 2) + text
 
 
 def _shortened(cell: str, width: int, from_front: bool) -> str:
-    """Cut a cell to `width`; its ending stays."""
-    if len(cell) <= width:
-        return cell
+    """Cut a longer cell to `width`; its ending stays."""
     if from_front:
         return "…" + cell[len(cell) - width + 1 :]
     found = ENDING.search(cell)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from convblocks.introspect.arrays import NOTHING, affordable
-from convblocks.introspect.labels import Concatenation, Flattened, Labels, least, slices
+from convblocks.introspect.arrays import NOTHING, affordable, extents
+from convblocks.introspect.labels import Concatenation, Flattened, Identity, Labels, least, slices
 
 
 class Units(NamedTuple):
@@ -77,6 +77,22 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
     return Units(flat[0], -flat[1], dim)
 
 
+def rows_of(labels: Labels) -> Identity | None:
+    """Equal for labels that have the same units; None unless they vary along one dimension alone, of any view."""
+    if 0 in labels.lengths:
+        return None
+    while isinstance(labels, Flattened):
+        labels = labels.source
+    return None if labels.is_apart or sum(n > 1 for n in labels.lengths) > 1 else _array_of(labels)
+
+
+def _array_of(labels: Labels) -> Identity:
+    """Equal for labels of one array, wherever the dimensions along which it varies lie in a tensor."""
+    first, *steps = labels.data.stride()
+    varying = [(n, step) for n, step in zip(labels.lengths, steps, strict=True) if n != 1]
+    return (labels.data.data_ptr(), labels.pooled, first, *sorted(varying))
+
+
 def _is_place(labels: Labels, dim: int) -> bool:
     """Whether what is seen moves along a dimension and is as large everywhere; channels see more or less."""
     length = labels.length(dim)
@@ -131,17 +147,17 @@ def _travel(labels: Labels, dim: int, ends: int = 8) -> int:
     return int(moved[moved < NOTHING // 2].max()) if bool((moved < NOTHING // 2).any()) else 0
 
 
-def shows_all(labels: Labels, length: int) -> bool:
+def shows_all(labels: Labels, length: int, sizes: dict[Identity, int]) -> bool:
     """Whether some unit sees more than half of the input, so that the input is too small to tell its field.
 
     Units near the border are left out where the others travel along the input: under circular padding those see both of
-    its ends, however large it is.
+    its ends, however large it is. `sizes` is that of `widest`.
     """
     if isinstance(labels, Concatenation):
-        return any(shows_all(part, length) for part in labels.different)
+        return any(shows_all(part, length, sizes) for part in labels.different)
     if isinstance(labels, Flattened):
-        return shows_all(labels.source, length)
-    along = _wide(labels, length)
+        return shows_all(labels.source, length, sizes)
+    along = _wide(labels, length, sizes)
     if along is None or len(along) > 1:
         return False
     data = labels.data
@@ -151,21 +167,41 @@ def shows_all(labels: Labels, length: int) -> bool:
     return int((data[0] + data[1]).min()) < 1 - length // 2
 
 
-def of_two_places(labels: Labels, length: int) -> bool:
-    """Whether every element belongs to two places, as the scores of an attention do: some of them far apart."""
+def of_two_places(labels: Labels, length: int, sizes: dict[Identity, int]) -> bool:
+    """Whether every element belongs to two places, as the scores of an attention do: some of them far apart.
+
+    `sizes` is that of `widest`.
+    """
     if isinstance(labels, Concatenation):
-        return any(of_two_places(part, length) for part in labels.different)
+        return any(of_two_places(part, length, sizes) for part in labels.different)
     if isinstance(labels, Flattened):
-        return of_two_places(labels.source, length)
-    return len(_wide(labels, length) or ()) > 1
+        return of_two_places(labels.source, length, sizes)
+    return len(_wide(labels, length, sizes) or ()) > 1
 
 
-def _wide(labels: Labels, length: int) -> list[int] | None:
+def widest(labels: Labels, sizes: dict[Identity, int]) -> int:
+    """The most positions that an element sees from the first to the last; not above 0 if none sees any.
+
+    `sizes` keeps the answer for every array, which dozens of tensors show, each in its own way.
+    """
+    if isinstance(labels, Concatenation):
+        return max(widest(part, sizes) for part in labels.different)
+    if isinstance(labels, Flattened):
+        return widest(labels.source, sizes)
+    if labels.terms:
+        return max((extents(data)[1] for data in slices(labels) if data.numel()), default=0)
+    key = _array_of(labels)
+    if key not in sizes:
+        data = labels.data
+        sizes[key] = 1 - int((data[0] + data[1]).min()) if data.numel() else 0
+    return sizes[key]
+
+
+def _wide(labels: Labels, length: int, sizes: dict[Identity, int]) -> list[int] | None:
     """The dimensions along which labels travel, if some see more than half of the input; None if none does."""
     if labels.terms:
         # Rows merged with columns.
         return [dim for dim, n in enumerate(labels.lengths) if n > 1]
-    data = labels.data
-    if data.numel() == 0 or int((data[0] + data[1]).min()) >= 1 - length // 2:
+    if widest(labels, sizes) <= length // 2:
         return None
     return [dim for dim, n in enumerate(labels.lengths) if n > 1 and _travel(labels, dim, ends=4) >= length // 8]
