@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ class Labels:
     def element(self, places: Sequence[int]) -> list[int]:
         """The features of one element."""
         chosen = [place if n > 1 else 0 for place, n in zip(places, self.lengths, strict=True)]
-        return self.data[(slice(None), *chosen)].tolist()
+        return cast("list[int]", self.data[(slice(None), *chosen)].tolist())
 
     def permuted(self, order: Sequence[int]) -> Labels:
         """As a permutation of the dimensions of the tensor leaves them."""
