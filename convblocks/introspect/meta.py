@@ -126,14 +126,57 @@ def _both(x: Tensor, y: Any, **_: Any) -> Tensor | None:
         return _like(x) if type(y) in (int, float) else None
     if _alike(x, y) or _within(y, x) or _covers(x, y):
         return _like(x)
-    return _like(y) if _within(x, y) else _outer(x, y)
+    return _like(y) if _within(x, y) else _broadcast(x, y)
 
 
-def _outer(x: Tensor, y: Tensor) -> Tensor | None:
-    """A column with a row."""
-    fits = x.dim() == y.dim() == 2 and x.shape[1] == y.shape[0] == 1 and x.dtype == y.dtype
-    fits = fits and x.is_floating_point() and x.is_contiguous() and y.is_contiguous()
-    return _empty(x, (x.shape[0], y.shape[1])) if fits and x.numel() and y.numel() else None
+def _broadcast(x: Tensor, y: Tensor) -> Tensor | None:
+    """Operands of one type that are broadcast to one another, or that lie in memory each in its way."""
+    rank = max(x.dim(), y.dim())
+    (one, ones), (other, others) = _in_front(x, rank), _in_front(y, rank)
+    fits = x.dtype == y.dtype and x.is_floating_point() and x.numel() and y.numel()
+    if not fits or any(n != m and 1 not in (n, m) for n, m in zip(one, other, strict=True)):
+        return None
+    shape = [max(n, m) for n, m in zip(one, other, strict=True)]
+    if 1 in shape:
+        # Where such a dimension is sorted to, and what it moves, goes by a stride that says nothing.
+        return None
+    steps = [
+        [step if n == m else 0 for n, m, step in zip(lengths, shape, given, strict=True)]
+        for lengths, given in ((one, ones), (other, others))
+    ]
+    strides, step = [1] * rank, 1
+    for dim in _innermost_first(shape, steps):
+        strides[dim] = step
+        step *= shape[dim]
+    return torch.empty_strided(shape, strides, dtype=x.dtype, device="meta")
+
+
+def _in_front(x: Tensor, rank: int) -> tuple[list[int], list[int]]:
+    """Shape and strides with new dimensions in front."""
+    new = rank - x.dim()
+    return [1] * new + list(x.shape), [0] * new + list(x.stride())
+
+
+def _innermost_first(shape: Sequence[int], steps: Sequence[Sequence[int]]) -> list[int]:
+    """The dimensions by the strides of the first operand that tells two apart, as torch sorts them."""
+
+    def after(a: int, b: int) -> int:
+        for step in steps:
+            if step[a] and step[b] and (step[a] != step[b] or shape[a] > shape[b]):
+                return step[a] - step[b] or 1
+        return 0
+
+    order = list(reversed(range(len(shape))))
+    # What is told apart from neither neighbour stays where it is, so that the way of sorting decides.
+    for place in range(1, len(order)):
+        for other in reversed(range(place)):
+            found = after(order[other], order[place])
+            if found > 0:
+                order[other], order[place] = order[place], order[other]
+                place = other
+            elif found < 0:
+                break
+    return order
 
 
 def _added(x: Tensor, y: Tensor, z: Tensor, *, value: Any = 1) -> Tensor | None:
@@ -201,6 +244,19 @@ def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 def _resized(count: int, x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
     fits = x.dim() == count + 2 and len(size) == count and min(size) > 0 and 0 not in x.shape
     return _empty(x, (*x.shape[:2], *size)) if fits and x.is_floating_point() and (_plain(x) or _rows(x)) else None
+
+
+def _padded(x: Tensor, pads: Sequence[int], value: Any = 0) -> Tensor | None:
+    """`pads` are those before and behind the last dimension, then those of the one before it."""
+    before, behind = pads[::2], pads[1::2]
+    shape = list(x.shape)
+    if len(before) != len(behind) or len(before) > len(shape) or min(pads, default=0) < 0:
+        return None
+    if not _plain(x) or 0 in shape:
+        return None
+    for dim, (first, last) in enumerate(zip(before, behind, strict=True), 1):
+        shape[-dim] += first + last
+    return _empty(x, shape)
 
 
 def _vector_norm(
@@ -355,6 +411,55 @@ def _maximum(*args: Any) -> tuple[Tensor, Tensor] | None:
     return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
 
 
+def _adaptive(x: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -> Tensor | None:
+    """As the operand, the result has its channels last or not: it must be told by the strides which of both it is."""
+    if x.dim() != 4 or len(size) != 2 or min(size) < 1 or 0 in x.shape or not x.is_floating_point():
+        return None
+    form = torch.contiguous_format
+    if not _plain(x):
+        form = torch.channels_last
+        if min(x.shape[1:]) == 1 or not _channels_last(x):
+            return None
+    return torch.empty((*x.shape[:2], *size), dtype=dtype or x.dtype, device="meta", memory_format=form)
+
+
+def _adaptive_maximum(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+    out, places = _adaptive(x, size), _adaptive(x, size, torch.int64)
+    return None if out is None or places is None else (out, places)
+
+
+def _windows(
+    lengths: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> int | None:
+    """How many windows of a map are cut."""
+    if not len(lengths) == len(kernel) == len(dilation) == len(padding) == len(stride) == 2:
+        return None
+    if min(*lengths, *kernel, *dilation, *stride) < 1 or min(padding) < 0:
+        return None
+    places = _places(lengths, kernel, stride, padding, dilation)
+    return None if places is None else math.prod(places)
+
+
+def _cut(x: Tensor, kernel: Sequence[int], *how: Sequence[int]) -> Tensor | None:
+    """Of one channel, torch may give the windows as a view that is not contiguous."""
+    count = _windows(x.shape[2:], kernel, *how) if x.is_floating_point() and x.dim() == 4 else None
+    if count is None or x.shape[0] == 0 or x.shape[1] < 2:
+        return None
+    return _empty(x, (x.shape[0], x.shape[1] * math.prod(kernel), count))
+
+
+def _put_back(x: Tensor, size: Sequence[int], kernel: Sequence[int], *how: Sequence[int]) -> Tensor | None:
+    """The sum of windows of a map of this size, which `_cut` gives."""
+    count = _windows(size, kernel, *how) if x.is_floating_point() and x.dim() == 3 else None
+    if count is None or 0 in x.shape or x.shape[2] != count or x.shape[1] % math.prod(kernel):
+        return None
+    return _empty(x, (x.shape[0], x.shape[1] // math.prod(kernel), *size))
+
+
 def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
     rank = first.dim()
@@ -439,6 +544,11 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.neg.default: _like,
     aten.avg_pool2d.default: _average,
     aten.max_pool2d_with_indices.default: _maximum,
+    aten._adaptive_avg_pool2d.default: _adaptive,
+    aten.adaptive_max_pool2d.default: _adaptive_maximum,
+    aten.constant_pad_nd.default: _padded,
+    aten.im2col.default: _cut,
+    aten.col2im.default: _put_back,
     aten.cat.default: _concatenated,
     aten.mm.default: partial(_product, 2),
     aten.bmm.default: partial(_product, 3),

@@ -147,7 +147,7 @@ class Local:
         if 0 in labels.lengths:
             return False
         # One element in the middle tells it of most arrays, which can be large.
-        if 0 < 1 - int(labels.at([n // 2 for n in labels.lengths]).data.sum()) <= self.half:
+        if 0 < 1 - sum(labels.element([n // 2 for n in labels.lengths])) <= self.half:
             return False
         # What merges with others depends on no less.
         if any(int(extent(data).min()) > self.half for term in labels.terms for data in slices(term)):
@@ -162,11 +162,13 @@ class Local:
 
     def _moves(self, labels: Labels) -> bool:
         """Whether what the elements gather begins or ends at other places, by more than windows and borders do."""
-        ends = torch.cat([data.flatten(1) for data in slices(labels)], 1)
-        filled = extent(ends) > 0
-        # To pick some takes ten times as long as to look at all.
-        ends = ends if bool(filled.all()) else ends[:, filled]
-        return int((ends.amax(1) - ends.amin(1)).max()) > self.half // 8
+        parts = [data.flatten(1) for data in slices(labels)]
+        ends = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        if int(ends.sum(0, dtype=ends.dtype).max()) > 0:
+            # To pick some takes ten times as long as to look at all.
+            ends = ends[:, extent(ends) > 0]
+        low, high = ends.aminmax(dim=1)
+        return int((high - low).max()) > self.half // 8
 
     def _native_length(self, call: Call, labels: Labels, dim: int) -> int:
         length = labels.length(dim)
@@ -261,7 +263,10 @@ def _apply(graph: Graph, node: Node, number: int, policy: Policy, labels: dict[i
         call.ignore(*(node.kwargs.get(name) for name in results_of(node.func)))
     if call.unread(node.operands):
         raise NoRule("an argument that depends on the input")
-    results = list(result) if isinstance(result, Sequence) else [result] * len(node.outputs)
+    if result is None or isinstance(result, Labels):
+        results: list[Labels | None] = [result] * len(node.outputs)
+    else:
+        results = list(result)
     if len(results) != len(node.outputs):
         raise NoRule("the rule gave another number of results")
     for value, item in zip(node.outputs, results, strict=True):

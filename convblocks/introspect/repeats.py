@@ -82,7 +82,9 @@ class Repeats:
                 return "weights", self._graph.shapes[value], self._pattern(value)
             return "value", value
         if isinstance(item, (list, tuple)):
-            return tuple([self._part(node, part) for part in cast("Sequence[Any]", item)])
+            # Most are lists of numbers.
+            parts = cast("Sequence[Any]", item)
+            return tuple([part if type(part) is int else self._part(node, part) for part in parts])
         return cast("Hashable", item)
 
     def _pattern(self, value: int) -> int | None:

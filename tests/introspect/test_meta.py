@@ -109,6 +109,30 @@ def test_a_column_with_a_row(name: str, pair: tuple[Tensor, Tensor]) -> None:
     same(getattr(aten, name).Tensor, *pair)
 
 
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("cut", ["rows", "columns", "maps", "channels", "of one", "rank"])
+def test_operands_broadcast_to_one_another(first: str, cut: str) -> None:
+    for x, y in ((LAYOUTS[first], second) for second in LAYOUTS.values()):
+        if cut == "of one":
+            same(aten.add.Tensor, x[..., :1], y[:1])
+        elif cut == "rank":
+            same(aten.add.Tensor, x[..., :1], y[0])
+        else:
+            dim = {"rows": -2, "columns": -1, "maps": 0, "channels": -3}[cut]
+            if x.dim() == y.dim() == 4:
+                same(aten.add.Tensor, x.narrow(dim, 0, min(1, x.shape[dim])), y)
+
+
+@pytest.mark.parametrize("second", [(1944, 243, 27, 0, 1), (1944, 243, 27, 1, 0), (1, 0, 0, 0, 0), (0, 0, 0, 0, 1)])
+def test_scores_of_rows_and_of_columns(second: tuple[int, ...]) -> None:
+    first = 1944, 27, 243, 1, 0
+    strided = [torch.empty_strided((3, 8, 8, 14, 14), steps, device="meta") for steps in (first, second)]
+    same(aten.add.Tensor, *strided)
+    same(aten.add.Tensor, *reversed(strided))
+    same(aten.mul.Tensor, strided[0], strided[1][:, :1])
+    same(aten.mul.Tensor, strided[0][:1], strided[1][..., :1])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sums_with_a_product(layout: str) -> None:
     x = LAYOUTS[layout]
@@ -236,6 +260,56 @@ def test_poolings(func: Any, layout: str) -> None:
     else:
         same(func, x, [3, 2], [2, 2], [1, 1], [2, 1])
         same(func, x, [3, 2], [2, 2], [1, 1], [0, 1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("func", [aten._adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default])
+def test_poolings_to_a_size(func: Any, layout: str) -> None:
+    x = LAYOUTS[layout]
+    for size in ([3, 2], [1, 1], [9, 1], [0, 2], [3], [2, 2, 2]):
+        same(func, x, size)
+        same(func, x[0], size)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pads(layout: str) -> None:
+    x = LAYOUTS[layout]
+    for pads in ([1, 2], [0, 0], [0, 1, 2, 0], [3, 0, 0, 1, 1, 1], [-1, 2], [0, -1], [1], [], [1] * 8, [1] * 10):
+        same(aten.constant_pad_nd.default, x, pads)
+        same(aten.constant_pad_nd.default, x[0], pads, 0.5)
+
+
+WINDOWS = [
+    ([3, 3], [1, 1], [1, 1], [2, 2]),
+    ([2, 3], [1, 2], [0, 1], [2, 1]),
+    ([1, 1], [1, 1], [0, 0], [1, 1]),
+    ([6, 8], [1, 1], [0, 0], [1, 1]),
+    ([1, 8], [1, 1], [0, 0], [1, 1]),
+    ([9, 9], [1, 1], [0, 0], [1, 1]),
+    ([2, 2], [1, 1], [0, 0], [0, 1]),
+    ([2, 2], [0, 1], [0, 0], [1, 1]),
+    ([2, 2], [1, 1], [-1, 0], [1, 1]),
+    ([0, 2], [1, 1], [0, 0], [1, 1]),
+    ([3], [1], [1], [2]),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows_cut(layout: str, window: Any) -> None:
+    same(aten.im2col.default, LAYOUTS[layout], *window)
+    same(aten.im2col.default, LAYOUTS[layout][0], *window)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_windows_put_back(window: Any, dtype: torch.dtype) -> None:
+    for size in ([6, 8], [7, 1], [6], [0, 8]):
+        for count in (1, 12, 20, 28, 48):
+            for x in (tensor(2, 36, count, dtype=dtype), tensor(2, count, 36, dtype=dtype).mT, tensor(2, 4, 2 * count)):
+                same(aten.col2im.default, x, size, *window)
+                same(aten.col2im.default, x[..., ::2], size, *window)
+                same(aten.col2im.default, x[0], size, *window)
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1, 4])
@@ -366,6 +440,11 @@ def test_every_shortcut_is_tested() -> None:
         aten.var.correction,
         aten.avg_pool2d.default,
         aten.max_pool2d_with_indices.default,
+        aten._adaptive_avg_pool2d.default,
+        aten.adaptive_max_pool2d.default,
+        aten.constant_pad_nd.default,
+        aten.im2col.default,
+        aten.col2im.default,
         aten.cat.default,
         aten.mm.default,
         aten.bmm.default,

@@ -96,6 +96,15 @@ class Concatenation(Labels):
             place -= length
         raise IndexError(places)
 
+    def element(self, places: Sequence[int]) -> list[int]:
+        """See `Labels`."""
+        place = places[self.dim]
+        for item, length in self.items:
+            if place < length:
+                return item.element([place if dim == self.dim else other for dim, other in enumerate(places)])
+            place -= length
+        raise IndexError(places)
+
     def permuted(self, order: Sequence[int]) -> Labels:
         """See `Labels`."""
         return self.per_part(lambda part: part.permuted(order), order.index(self.dim))

@@ -48,11 +48,10 @@ class Flattened(Labels):
         lengths = self.source.lengths
         found: list[int] = []
         for group in self.groups:
-            if len(group) == 1:
-                found.append(lengths[group[0]])
-            else:
-                varies = any(lengths[dim] > 1 for dim in group)
-                found.append(math.prod([self.shape[dim] for dim in group]) if varies else 1)
+            length = lengths[group[0]]
+            if len(group) > 1 and max([lengths[dim] for dim in group]) > 1:
+                length = math.prod([self.shape[dim] for dim in group])
+            found.append(length)
         return found
 
     def by_rows(self) -> bool:
@@ -77,6 +76,24 @@ class Flattened(Labels):
     def around(self, source: Labels) -> Labels:
         """The same view of other labels."""
         return merge(source, self.shape, [len(group) for group in self.groups])
+
+    def before(self, labels: Labels) -> Labels | None:
+        """Labels of the tensor before the view that it shows as `labels`; None where it has other rows than these."""
+        if labels.is_apart:
+            return None
+        if isinstance(labels, Flattened):
+            if labels.groups != self.groups or labels.source.is_apart:
+                return None
+            for group in self.groups:
+                if len(group) > 1 and any(labels.shape[dim] != self.shape[dim] for dim in group):
+                    return None
+            return labels.source
+        sizes: list[int] = []
+        for length, group in zip(labels.lengths, self.groups, strict=True):
+            if length > 1 and len(group) > 1:
+                return None
+            sizes += [length] * len(group)
+        return labels.map(lambda data: data.reshape(data.shape[0], *sizes))
 
     def as_pooled(self) -> Labels:
         """See `Labels`."""
@@ -111,13 +128,21 @@ class Flattened(Labels):
         """See `Labels`."""
         found: list[int | None] = []
         for place, group in zip(places, self.groups, strict=True):
-            rest = place or 0
-            inner: list[int | None] = []
-            for dim in reversed(group[1:]):
-                rest, here = divmod(rest, self.shape[dim])
-                inner.insert(0, None if place is None else here)
-            found += [None if place is None else rest, *inner]
+            found += [None] * len(group) if place is None else self._rows(place, group)
         return self.around(self.source.at(found))
+
+    def element(self, places: Sequence[int]) -> list[int]:
+        """See `Labels`."""
+        rows = [self._rows(place, group) for place, group in zip(places, self.groups, strict=True)]
+        return self.source.element([row for found in rows for row in found])
+
+    def _rows(self, place: int, group: Sequence[int]) -> list[int]:
+        """Where a place of a dimension of the view is along those that it is made of."""
+        found: list[int] = []
+        for dim in reversed(group[1:]):
+            place, here = divmod(place, self.shape[dim])
+            found.append(here)
+        return [place, *reversed(found)]
 
     def permuted(self, order: Sequence[int]) -> Labels:
         """See `Labels`."""

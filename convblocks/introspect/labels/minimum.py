@@ -51,7 +51,7 @@ class Minimum(Labels):
         return self._terms[0].some() if self._terms else self.data
 
     def _measure(self) -> list[int]:
-        return [max(column) for column in zip(*(term.lengths for term in self._terms), strict=True)]
+        return list(map(max, *[term.lengths for term in self._terms]))
 
     def as_pooled(self) -> Labels:
         """See `Labels`."""
@@ -68,6 +68,12 @@ class Minimum(Labels):
     def at(self, places: Sequence[int | None]) -> Labels:
         """See `Labels`."""
         return self.per_term(lambda term: term.at(places)) if self._terms else super().at(places)
+
+    def element(self, places: Sequence[int]) -> list[int]:
+        """See `Labels`."""
+        if not self._terms:
+            return super().element(places)
+        return list(map(min, *[term.element(places) for term in self._terms]))
 
     def permuted(self, order: Sequence[int]) -> Labels:
         """See `Labels`."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -59,10 +59,11 @@ class Labels:
         return self._identity
 
     def _identify(self) -> Identity:
-        shape = self.data.shape
+        data = self.data
+        shape = data.shape
         # Steps along what has one place say nothing.
-        steps = [step if n > 1 else 0 for n, step in zip(shape, self.data.stride(), strict=True)]
-        return (self.data.data_ptr(), tuple(shape), *steps, self.pooled)
+        steps = [step if n > 1 else 0 for n, step in zip(shape, data.stride(), strict=True)]
+        return (data.data_ptr(), shape, *steps, self.pooled)
 
     @property
     def features(self) -> int:
@@ -135,9 +136,14 @@ class Labels:
         ]
         return self.map(lambda data: data[(slice(None), *chosen)])
 
+    def element(self, places: Sequence[int]) -> list[int]:
+        """The features of one element."""
+        chosen = [place if n > 1 else 0 for place, n in zip(places, self.lengths, strict=True)]
+        return cast("list[int]", self.data[(slice(None), *chosen)].tolist())
+
     def permuted(self, order: Sequence[int]) -> Labels:
         """As a permutation of the dimensions of the tensor leaves them."""
-        return self.map(lambda data: data.permute(0, *(dim + 1 for dim in order)))
+        return self.map(lambda data: data.permute(0, *[dim + 1 for dim in order]))
 
     def without(self, dims: Sequence[int]) -> Labels:
         """Dimensions of length 1 taken away."""

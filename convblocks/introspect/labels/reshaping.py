@@ -30,10 +30,14 @@ def reshaped(labels: Labels, old: Sequence[int], new: Sequence[int]) -> Labels:
             return _of_parts(labels, old, new, longer[1][0])
         if all(len(after) == 1 and before for before, after in runs):
             return merge(labels, old, [len(before) for before, _ in runs])
-    plan = regrouping(tuple(labels.lengths), old, new)
+    lengths = tuple(labels.lengths)
+    plan = regrouping(lengths, old, new)
     affordable(plan.sizes)
-    array = labels.map(lambda data: data.expand(-1, *plan.wide).reshape(data.shape[0], *plan.sizes))
-    return view(array, plan.shape, plan.counts)
+    if plan.wide != lengths:
+        labels = labels.map(lambda data: data.expand(-1, *plan.wide).reshape(data.shape[0], *plan.sizes))
+    elif plan.sizes != lengths or labels.is_apart:
+        labels = labels.map(lambda data: data.reshape(data.shape[0], *plan.sizes))
+    return view(labels, plan.shape, plan.counts)
 
 
 def _of_parts(labels: Concatenation, old: Sequence[int], new: Sequence[int], dim: int) -> Labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 import torch
@@ -17,6 +17,9 @@ from convblocks.introspect.labels.reshaping import reshaped
 
 MOST_TERMS = 8
 """Arrays of which a minimum is not put together: each is gone through again by whoever asks for a part of it."""
+
+Apart = tuple[Labels, Labels, Callable[[Labels], Labels]]
+"""Labels before a view, and the view."""
 
 FEW = 2**16
 """Elements of rows merged with other rows that are put together at once: every array is kept."""
@@ -61,17 +64,16 @@ def of_two(first: Labels, second: Labels) -> Labels:
 
 def by_rows(first: Labels, second: Labels, most: int) -> Labels | None:
     """Rows of places with others, put together where that gives no more elements."""
-    some = isinstance(first, Flattened) or isinstance(second, Flattened)
-    finer = _finer(first, second) if some and not first.terms and not second.terms else None
-    if finer is None:
+    apart = _apart(first, second) if not first.terms and not second.terms else None
+    if apart is None:
         return None
-    a, b = _refined(first, finer), _refined(second, finer)
+    a, b, _ = apart
     if math.prod([max(n, m) for n, m in zip(a.lengths, b.lengths, strict=True)]) > most:
         return None
-    return _coarser(_together(a, b), finer)
+    return _together(first, second, apart)
 
 
-def _together(first: Labels, second: Labels) -> Labels:
+def _together(first: Labels, second: Labels, apart: Apart | None = None) -> Labels:
     """The minimum, put together: of rows and columns apart where both have them apart in the same places."""
     if not isinstance(first, Flattened) and not isinstance(second, Flattened):
         lengths = [max(a, b) for a, b in zip(first.lengths, second.lengths, strict=True)]
@@ -83,10 +85,28 @@ def _together(first: Labels, second: Labels) -> Labels:
                 if torch.equal(data, labels.data):
                     return labels
         return Labels(data, first.pooled)
+    apart = apart or _apart(first, second)
+    if apart is None:
+        return _together(Labels(first.data, first.pooled), Labels(second.data, second.pooled))
+    a, b, view = apart
+    merged = _together(a, b)
+    return first if merged is a else second if merged is b else view(merged)
+
+
+def _apart(first: Labels, second: Labels) -> Apart | None:
+    """Both labels before a view that shows both, and that view; None where neither is a view, or they have no rows."""
+    for view, other in ((first, second), (second, first)):
+        # As a rule both are one view, or the other varies along none of the rows.
+        if isinstance(view, Flattened) and not view.source.is_apart:
+            source = view.before(other)
+            if source is not None:
+                return (view.source, source, view.around) if view is first else (source, view.source, view.around)
+    if not isinstance(first, Flattened) and not isinstance(second, Flattened):
+        return None
     finer = _finer(first, second)
     if finer is None:
-        return _together(Labels(first.data, first.pooled), Labels(second.data, second.pooled))
-    return _coarser(_together(_refined(first, finer), _refined(second, finer)), finer)
+        return None
+    return _refined(first, finer), _refined(second, finer), lambda labels: _coarser(labels, finer)
 
 
 def _finer(first: Labels, second: Labels) -> list[tuple[int, ...]] | None:

@@ -18,7 +18,9 @@ def view(call: Call) -> Result:
     # Rows and columns that have been one dimension, or windows and heads: along some of them nothing varies.
     cut = [dim for _, after in factors(old, new) if len(after) > 1 for dim in after]
     done = reshaped(labels, old, new)
-    return done.tidied(cut) if any(done.length(dim) > 1 for dim in cut) else done
+    lengths = done.lengths
+    varies = [dim for dim in cut if lengths[dim] > 1]
+    return done.tidied(varies) if varies else done
 
 
 @rule("alias", "detach", "_to_copy", "lift_fresh", "lift_fresh_copy")
