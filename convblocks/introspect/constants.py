@@ -63,22 +63,8 @@ def _drawn(node: Node) -> bool:
 
 def rerun(graph: Graph, node: Node, find: Callable[[int], Tensor | None]) -> Sequence[object]:
     """The results of an operation for the operands that `find` gives."""
-
-    def value_of(item: Any) -> Any:
-        if isinstance(item, Ref):
-            found = find(item.value)
-            if found is None and node.op in FACTORIES:
-                return torch.empty((), dtype=graph.dtypes[item.value]).expand(graph.shapes[item.value])
-            if found is None:
-                raise NotKnown
-            return found
-        if isinstance(item, (list, tuple)):
-            items = [value_of(part) for part in cast("Sequence[Any]", item)]
-            return items if isinstance(item, list) else tuple(items)
-        return item
-
-    args: tuple[Any, ...] = value_of(node.args)
-    kwargs = {key: value_of(item) for key, item in node.kwargs.items()}
+    args: tuple[Any, ...] = _with_values(node.args, graph, node, find)
+    kwargs = {key: _with_values(item, graph, node, find) for key, item in node.kwargs.items()}
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("cpu")
     if isinstance(node.func, Scatter):
@@ -95,3 +81,19 @@ def rerun(graph: Graph, node: Node, find: Callable[[int], Tensor | None]) -> Seq
         kwargs = {key: copy if item is written else item for key, item in kwargs.items()}
     result = node.func(*args, **kwargs)
     return cast("Sequence[object]", result) if isinstance(result, (list, tuple)) else [result]
+
+
+# No function within `rerun`: one that calls itself holds itself, and with it the graph until a search for garbage.
+def _with_values(item: Any, graph: Graph, node: Node, find: Callable[[int], Tensor | None]) -> Any:
+    """An argument of the operation with the operands that `find` gives."""
+    if isinstance(item, Ref):
+        found = find(item.value)
+        if found is None and node.op in FACTORIES:
+            return torch.empty((), dtype=graph.dtypes[item.value]).expand(graph.shapes[item.value])
+        if found is None:
+            raise NotKnown
+        return found
+    if isinstance(item, (list, tuple)):
+        items = [_with_values(part, graph, node, find) for part in cast("Sequence[Any]", item)]
+        return items if isinstance(item, list) else tuple(items)
+    return item

@@ -306,5 +306,6 @@ def marked(graph: Graph, marks: dict[int, int]) -> dict[int, int]:
         for value in node.operands:
             mark |= reached.get(value, 0)
         if mark:
-            reached.update(dict.fromkeys(node.outputs, mark))
+            for value in node.outputs:
+                reached[value] = mark
     return reached

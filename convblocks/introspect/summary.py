@@ -100,6 +100,7 @@ class Summary:
             notes.append(f"stopped, what follows is not counted: {self.analysis.native.error}")
         return Table(COLUMNS, rows, notes)
 
+    @on_cpu
     def text(self, width: int | None = None) -> str:
         """The table in `width` columns, by default those of the terminal."""
         return self.table().text(width)

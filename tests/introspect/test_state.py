@@ -1,5 +1,8 @@
 """A pass on meta tensors leaves nothing of it behind in the network."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -40,3 +43,25 @@ def test_what_a_network_notes_is_what_it_was(ask) -> None:
     model(torch.zeros(1, 3, 16, 16))
     assert model.calls == 1
     assert len(model.maps) == 1
+
+
+class Picking(nn.Module):
+    """Picks every other column, of which a list of constants tells."""
+
+    def forward(self, x):
+        return x[..., 2 * torch.arange(x.shape[-1] // 2)]
+
+
+def test_nothing_is_kept_after_the_table() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Picking())
+    held = weakref.ref(model)
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        assert summary(model, (3, 8, 8)).text(120)
+        del model
+        # Without a search for garbage.
+        assert held() is None
+    finally:
+        if running:
+            gc.enable()
