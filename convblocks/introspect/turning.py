@@ -97,14 +97,16 @@ def _found(call: _Turning) -> list[Turn] | None:
     else:
         rule = _RULES.get(call.op)
         found = rule(call) if rule is not None else None
-    if found is None or any(turn is None for turn in found):
+    known = [turn for turn in found or () if turn is not None]
+    if found is None or len(known) < len(found):
         return None
-    known = [turn for turn in found if turn is not None]
     return [*known, *[still(shape) for shape in call.shapes[len(known) :]]]
 
 
 def _pointwise(call: _Turning) -> Found:
     operands = call.node.operands
+    if len(operands) == 1:
+        return [call.known[operands[0]]] * len(call.shapes)
     given = [value for value in operands if value in call.known]
     if len({call.known[value] for value in given}) == 1 and call.graph.shapes[given[0]] == call.out:
         found: Turn | None = call.known[given[0]]
@@ -300,9 +302,12 @@ def _window(call: _Turning) -> Found:
     if first is None or call.rank != 4 or not first.stays(1) or not first.closed([0]):
         return None
     convolves = op == "convolution"
-    alike = all(_is_even(call.node.arguments.get(name)) for name in PAIRS)
-    alike = alike and call.node.arguments.get("scales_h") == call.node.arguments.get("scales_w")
-    if not alike or (convolves and not _is_even_kernel(call.graph, call["weight"])):
+    arguments = call.node.arguments
+    given = [arguments.get(name) for name in PAIRS]
+    pairs = [cast("Sequence[Any]", item) for item in given if isinstance(item, (list, tuple)) and item]
+    if any(item[0] != item[-1] for item in pairs) or arguments.get("scales_h") != arguments.get("scales_w"):
+        return None
+    if convolves and not _is_even_kernel(call.graph, arguments["weight"]):
         return None
     channels = resized(first, 1, call.out[1], free=first.is_free(1) or (convolves and call["groups"] == 1))
     if channels is None:
@@ -317,10 +322,6 @@ def _is_pointwise_convolution(call: _Turning) -> bool:
     weight: Ref = call["weight"]
     window = (*call.graph.shapes[weight.value][2:], *call["stride"], *(pad + 1 for pad in call["padding"]))
     return set(window) == {1}
-
-
-def _is_even(argument: Any) -> bool:
-    return not isinstance(argument, (list, tuple)) or len(set(cast("Sequence[Any]", argument))) <= 1
 
 
 def _is_even_kernel(graph: Graph, weight: Ref) -> bool:

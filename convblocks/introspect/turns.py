@@ -77,7 +77,8 @@ class Turn:
         return None
 
 
-def still(shape: Sequence[int], *, free: bool = False) -> Turn:
+@lru_cache(maxsize=4096)
+def still(shape: tuple[int, ...], *, free: bool = False) -> Turn:
     """A tensor that stays as it is; `free`: nothing varies in it."""
     groups = tuple([(length,) if length > 1 else () for length in shape])
     count = sum(map(len, groups))
