@@ -65,7 +65,9 @@ def select(call: Call) -> Result:
 
 def _place(labels: Labels, dim: int, index: int) -> Labels:
     """One place of one dimension, which goes."""
-    return labels.at([index % labels.length(dim) if d == dim else None for d in range(labels.ndim)]).without([dim])
+    if labels.length(dim) > 1 or (isinstance(labels, Concatenation) and labels.dim == dim):
+        labels = labels.at([index % labels.length(dim) if d == dim else None for d in range(labels.ndim)])
+    return labels.without([dim])
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
@@ -89,7 +91,11 @@ def unbind(call: Call) -> Result:
     dim: int = call["dim"] % call.ndim
     if labels is None:
         return None
-    return [_place(labels, dim, i) for i in range(len(call.node.outputs))]
+    count = len(call.node.outputs)
+    if labels.length(dim) == 1:
+        # As a rule they are queries, keys and values, which depend on the same.
+        return [_place(labels, dim, 0)] * count
+    return [_place(labels, dim, i) for i in range(count)]
 
 
 def join(parts: Sequence[tuple[Labels | None, int]], ndim: int, dim: int) -> Labels | None:
