@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convblocks.introspect.labels import Concatenation, Labels
+from convblocks.introspect.labels import Concatenation, Labels, least
 from convblocks.introspect.units import joins_places, units_of
 
 MAX_PERIOD = 64
@@ -38,12 +38,14 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     """
     if labels is None:
         return AxisField(0, empty=True)
-    if labels.pooled and isinstance(labels, Concatenation) and 0 not in labels.lengths and joins_places(labels, None):
-        # What has no position need not be put in a row.
-        found = [axis_field(part, length, prefer, margin) for part in labels.different]
-        if any(item is None for item in found):
-            return None
-        return max((item for item in found if item is not None), key=lambda item: item.size or 0)
+    if labels.pooled and isinstance(labels, Concatenation) and 0 not in labels.lengths:
+        if joins_places(labels, None):
+            # What has no position need not be put in a row.
+            found = [axis_field(part, length, prefer, margin) for part in labels.different]
+            if any(item is None for item in found):
+                return None
+            return max((item for item in found if item is not None), key=lambda item: item.size or 0)
+        labels = least(labels, [labels.dim])
     if labels.pooled:
         lo, hi, *_ = units_of(labels)
         filled = hi >= lo
