@@ -200,6 +200,13 @@ def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     return x if _alike(x, y) or _within(y, x) or _covers(x, y) else None
 
 
+def _between(x: Tensor, *bounds: Tensor | None) -> Tensor | None:
+    """Bounds that are one number each say nothing of shape and type, if they are of its kind."""
+    given = [bound for bound in bounds if bound is not None]
+    numbers = all(bound.dim() == 0 and bound.is_floating_point() for bound in given)
+    return _like(x) if given and numbers and x.dim() else None
+
+
 def _divided(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     """Rounded down, it is another format than that of its operands that torch may give."""
     return _both(x, y) if x.is_contiguous() else None
@@ -541,6 +548,7 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.upsample_bicubic2d.default: partial(_resized, 2),
     aten.upsample_trilinear3d.default: partial(_resized, 3),
     aten.clamp_min.default: _like,
+    aten.clamp.Tensor: _between,
     aten.neg.default: _like,
     aten.avg_pool2d.default: _average,
     aten.max_pool2d_with_indices.default: _maximum,

@@ -190,6 +190,10 @@ def test_copies(layout: str) -> None:
     same(aten.neg.default, x)
     for least in (0, 0.5, -1):
         same(aten.clamp_min.default, x, least)
+    for number in (tensor(), tensor(dtype=torch.float64), tensor(dtype=torch.int64), tensor(1), tensor(6, 8), None):
+        same(aten.clamp.Tensor, x, number, number)
+        same(aten.clamp.Tensor, x, tensor(), number)
+        same(aten.clamp.Tensor, tensor(), number, tensor())
     for mode in ("floor", "trunc", None):
         same(aten.div.Tensor_mode, x, torch.empty((), device="meta"), rounding_mode=mode)
         same(aten.div.Tensor_mode, x, 2, rounding_mode=mode)
@@ -421,6 +425,7 @@ def test_every_shortcut_is_tested() -> None:
         aten.upsample_bilinear2d.default,
         aten.upsample_bicubic2d.default,
         aten.clamp_min.default,
+        aten.clamp.Tensor,
         aten.neg.default,
         aten.pow.Tensor_Scalar,
         aten.mul.Scalar,
