@@ -200,11 +200,13 @@ def _first(x: Tensor, y: Any, **_: Any) -> Tensor | None:
     return x if _alike(x, y) or _within(y, x) or _covers(x, y) else None
 
 
-def _between(x: Tensor, *bounds: Tensor | None) -> Tensor | None:
+def _between(x: Tensor, *bounds: Any) -> Tensor | None:
     """Bounds that are one number each say nothing of shape and type, if they are of its kind."""
     given = [bound for bound in bounds if bound is not None]
-    numbers = all(bound.dim() == 0 and bound.is_floating_point() for bound in given)
-    return _like(x) if given and numbers and x.dim() else None
+    tensors = [bound for bound in given if isinstance(bound, Tensor)]
+    numbers = all(bound.dim() == 0 and bound.is_floating_point() for bound in tensors)
+    plain = numbers and all(type(bound) in (int, float) for bound in given if not isinstance(bound, Tensor))
+    return _like(x) if given and plain and (x.dim() or not tensors) else None
 
 
 def _divided(x: Tensor, y: Any, **_: Any) -> Tensor | None:
@@ -250,7 +252,14 @@ def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 def _resized(count: int, x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
     fits = x.dim() == count + 2 and len(size) == count and min(size) > 0 and 0 not in x.shape
-    return _empty(x, (*x.shape[:2], *size)) if fits and x.is_floating_point() and (_plain(x) or _rows(x)) else None
+    if not fits or not x.is_floating_point():
+        return None
+    shape = (*x.shape[:2], *size)
+    if _plain(x) or _rows(x):
+        return _empty(x, shape)
+    if count == 2 and 1 not in x.shape[1:] and _channels_last(x):
+        return torch.empty(shape, dtype=x.dtype, device="meta", memory_format=torch.channels_last)
+    return None
 
 
 def _padded(x: Tensor, pads: Sequence[int], value: Any = 0) -> Tensor | None:
@@ -548,6 +557,7 @@ SHORTCUTS: dict[Any, Shortcut] = {
     aten.upsample_bicubic2d.default: partial(_resized, 2),
     aten.upsample_trilinear3d.default: partial(_resized, 3),
     aten.clamp_min.default: _like,
+    aten.clamp.default: _between,
     aten.clamp.Tensor: _between,
     aten.neg.default: _like,
     aten.avg_pool2d.default: _average,

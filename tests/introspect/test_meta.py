@@ -194,6 +194,9 @@ def test_copies(layout: str) -> None:
         same(aten.clamp.Tensor, x, number, number)
         same(aten.clamp.Tensor, x, tensor(), number)
         same(aten.clamp.Tensor, tensor(), number, tensor())
+    for least, most in ((0, 1), (0.5, None), (None, 2), (None, None), (1, 0.5), (True, 2)):
+        same(aten.clamp.default, x, least, most)
+        same(aten.clamp.default, tensor(), least, most)
     for mode in ("floor", "trunc", None):
         same(aten.div.Tensor_mode, x, torch.empty((), device="meta"), rounding_mode=mode)
         same(aten.div.Tensor_mode, x, 2, rounding_mode=mode)
@@ -425,6 +428,7 @@ def test_every_shortcut_is_tested() -> None:
         aten.upsample_bilinear2d.default,
         aten.upsample_bicubic2d.default,
         aten.clamp_min.default,
+        aten.clamp.default,
         aten.clamp.Tensor,
         aten.neg.default,
         aten.pow.Tensor_Scalar,
