@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from convblocks.introspect import factories, masks, meta
+from convblocks.introspect import masks, meta
 from convblocks.introspect.aliasing import Alias, AliasTable, Ref, Root, Step, ref
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import PLAIN, Graph, Node, map_tensors, refs
@@ -197,7 +197,7 @@ class Tracer(TorchDispatchMode):
         if on_meta:
             result = self._run(about, args, kwargs, tensors)
         else:
-            result = func(*args, **kwargs) if tensors else factories.make(func, args, kwargs)
+            result = func(*args, **kwargs) if tensors else meta.make(func, args, kwargs)
         returned: object = result
         results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
         outputs = [t for t in results if isinstance(t, Tensor)]

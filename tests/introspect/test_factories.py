@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_meta import outcome
 
-from convblocks.introspect.factories import FACTORIES, make
+from convblocks.introspect.meta.factories import FACTORIES, make
 
 aten = torch.ops.aten
 RANGES = {1: aten.arange.default, 2: aten.arange.start, 3: aten.arange.start_step}

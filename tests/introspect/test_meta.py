@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from convblocks.introspect.meta import ARITHMETIC, ELEMENTWISE, SHORTCUTS, run
+from convblocks.introspect.meta import SHORTCUTS, run
+from convblocks.introspect.meta.elementwise import ARITHMETIC, ELEMENTWISE
 
 aten = torch.ops.aten
 
