@@ -80,22 +80,27 @@ def _over_epochs(axes: Axes, quantity: str) -> None:
     axes.grid(alpha=0.6)
 
 
+def _plot(axes: Axes, log: Log, column: str, **options: Any) -> None:
+    """A line over the epochs after which something was measured; of a few it shows each, and one alone is a dot."""
+    measured = [row for row in log if column in row]
+    marker = "o" if len(measured) == 1 else "." if len(measured) < 20 else ""
+    axes.plot([row["epoch"] for row in measured], [row[column] for row in measured], marker=marker, **options)
+
+
 def curves(log: Log, theme: Theme) -> bytes:
     """Loss, accuracy and learning rate of one run over its epochs."""
     with mpl.rc_context(theme.settings):
         figure = _figure(11, 3.6)
         loss, accuracy, rate = figure.subplots(1, 3)
-        epochs = [row["epoch"] for row in log]
-        # One epoch is a point, which a line does not show.
-        marker = "." if len(log) < 20 else ""
         for axes, kind, quantity in ((loss, "loss", "loss"), (accuracy, "acc", "accuracy, %")):
             parts = {"test": "test", "val": "validation", "train": "training, augmented"}
             for (part, label), dash, colour in zip(parts.items(), DASHES, theme.lines, strict=False):
-                values = [row[f"{part}_{kind}"] for row in log]
-                axes.plot(epochs, values, marker=marker, linestyle=dash, color=colour, label=label)
+                column = f"{part}_{kind}"
+                if any(column in row for row in log):
+                    _plot(axes, log, column, linestyle=dash, color=colour, label=label)
             _over_epochs(axes, quantity)
             axes.legend(fontsize=8)
-        rate.plot(epochs, [row["lr"] for row in log], marker=marker, color=theme.lines[0])
+        _plot(rate, log, "lr", color=theme.lines[0])
         _over_epochs(rate, "learning rate")
         # Around the single point of one epoch matplotlib would count below 0.
         rate.set_ylim(bottom=0)
@@ -107,11 +112,12 @@ def compare(logs: Mapping[str, Log], theme: Theme) -> bytes:
     with mpl.rc_context(theme.settings):
         figure = _figure(11, 3.8 + 0.2 * len(logs))
         panels = {"train_loss": "training loss", "val_acc": "validation accuracy, %", "test_acc": "test accuracy, %"}
-        every = figure.subplots(1, 3)
+        measured = {column for log in logs.values() for row in log for column in row}
+        panels = {column: quantity for column, quantity in panels.items() if column in measured}
+        every = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (column, quantity) in zip(every, panels.items(), strict=True):
             for name, log in logs.items():
-                marker = "." if len(log) < 20 else ""
-                axes.plot([row["epoch"] for row in log], [row[column] for row in log], marker=marker, label=name)
+                _plot(axes, log, column, label=name)
             _over_epochs(axes, quantity)
         lines, names = every[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", fontsize=9, ncols=min(3, len(logs)))

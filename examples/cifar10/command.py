@@ -24,7 +24,8 @@ def add_network(made: argparse.ArgumentParser) -> None:
         "--which",
         choices=("last", "best"),
         default="last",
-        help="weights after the last epoch, or those that did best on held-out training images (default: last)",
+        help="weights after the last epoch, or those that did best on held-out training images, where the run has any "
+        "(default: last)",
     )
     made.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where there is one"

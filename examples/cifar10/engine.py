@@ -223,41 +223,49 @@ class Run:
             self._resident[id(images)] = images, pixels, labels
         return self._resident[id(images)][1:]
 
-    def finish_epoch(self, val: ImageSet, test: ImageSet, stop: StopRequest) -> Row:
+    def finish_epoch(self, val: ImageSet | None, test: ImageSet, stop: StopRequest) -> Row:
         """Evaluate, note the epoch, and move the schedule. The test part is only noted: it decides nothing.
+
+        Without a validation part nothing is classified before the last epoch is over.
 
         Raises:
             Interrupted: A stop was asked for; the epoch's evaluation is made anew when the run goes on.
-            RunError: The validation loss is not finite: the epoch's last steps broke the weights.
+            RunError: The loss or the weights are not finite: the epoch's last steps broke them.
         """
         start = time.perf_counter()
         lr = self.lr
         self.gather()
         # Among several processes one that stopped here would leave the others waiting for it.
         stop = StopRequest() if self.parallel.several else stop
-        found = self.parallel.from_first(lambda: [*self.evaluate(val, stop), *self.evaluate(test, stop)])
-        val_loss, val_acc, test_loss, test_acc = found
-        self._require_finite(val_loss)
         progress = self.progress
+        parts = {} if val is None else {"val": val}
+        if val is not None or progress.epoch + 1 == self.recipe.epochs:
+            parts["test"] = test
+        found = self.parallel.from_first(
+            lambda: [figure for part in parts.values() for figure in self.evaluate(part, stop)]
+        )
+        self._require_finite(found[0] if found else self._sum_of_weights())
+        evaluated = dict(zip([f"{part}_{kind}" for part in parts for kind in ("loss", "acc")], found, strict=True))
         loss_sum, correct, number = progress.sums
         row: Row = {
             "epoch": progress.epoch + 1,
             "lr": lr,
             "train_loss": loss_sum / number,
             "train_acc": 100 * correct / number,
-            "val_loss": val_loss,
-            "val_acc": val_acc,
-            "test_loss": test_loss,
-            "test_acc": test_acc,
+            **evaluated,
             "images_per_s": number / progress.seconds,
             "train_seconds": progress.seconds,
             "seconds": progress.seconds + time.perf_counter() - start,
         }
-        self.schedule.after_epoch(val_loss)
+        self.schedule.after_epoch(evaluated.get("val_loss"))
         self.progress = Progress(
             epoch=progress.epoch + 1, history=[*progress.history, row], prepare_seconds=progress.prepare_seconds
         )
         return row
+
+    def _sum_of_weights(self) -> float:
+        """Not finite where one of them is not."""
+        return float(torch.stack([weight.detach().sum() for weight in self.evaluated.parameters()]).sum())
 
     def gather(self) -> None:
         """Put together what the processes have counted in the epoch under way."""

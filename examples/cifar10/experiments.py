@@ -27,7 +27,7 @@ import recipes
 import table
 from checkpoint import write_atomic
 from errors import UsageError
-from rundir import LAST, METRICS
+from rundir import LAST, METRICS, run_name
 
 PROG = "experiments.py"
 TRAIN = Path(__file__).with_name("train.py")
@@ -47,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--models", nargs="+", metavar="NAME", help="default: all that there are, the frontier first")
     made.add_argument("--recipes", nargs="+", choices=recipes.NAMES, help="default: long for the frontier, else modern")
     made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    made.add_argument(
+        "--validation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="as train.py; runs by --no-validation are called <model>-<recipe>-all-<seed> (default: hold out)",
+    )
     made.add_argument("--minutes", type=float, default=float("inf"), metavar="X", help="then save, and leave the rest")
     made.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 3 on a GPU, 1 without)")
     made.add_argument("--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
@@ -64,6 +70,7 @@ class Job:
         recipe: Name of the recipe.
         seed: The seed.
         graph: By CUDA graph; given up where a run fails with it.
+        validation: Training images are held out.
         status: ``"waiting"``, ``"running"``, ``"finished"``, ``"interrupted"`` or ``"failed"``.
         seconds: Of all its processes, those of earlier calls too.
     """
@@ -72,6 +79,7 @@ class Job:
     recipe: str
     seed: int
     graph: bool
+    validation: bool = True
     status: str = "waiting"
     seconds: float = 0.0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
@@ -79,7 +87,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.recipe}-{self.seed}"
+        return run_name(self.model, self.recipe, self.seed, validation=self.validation)
 
 
 class Experiments:
@@ -128,7 +136,8 @@ class Experiments:
         folder = self.arguments.run_dir / job.name
         words = ["--data-dir", str(self.arguments.data_dir), "--run-dir", str(self.arguments.run_dir)]
         words += ["--model", job.model, "--recipe", job.recipe, "--seed", str(job.seed), "--name", job.name]
-        words += ["--no-report", *(["--graph"] if job.graph else []), *self.arguments.words]
+        words += ["--no-report", *([] if job.validation else ["--no-validation"])]
+        words += [*(["--graph"] if job.graph else []), *self.arguments.words]
         # Without a checkpoint what lies there is the beginning of a run that ended before its first one.
         words.append("--resume" if (folder / LAST).exists() else "--overwrite")
         self.arguments.run_dir.mkdir(parents=True, exist_ok=True)
@@ -203,7 +212,7 @@ class Experiments:
     def _note(self, line: str | None = None) -> None:
         if line:
             print(line, flush=True)
-        kept = ("name", "model", "recipe", "seed", "graph", "status", "seconds")
+        kept = ("name", "model", "recipe", "seed", "validation", "graph", "status", "seconds")
         said: dict[str, Any] = {
             "command": shlex.join(["python", "examples/cifar10/experiments.py", *sys.argv[1:]]),
             "runs_at_once": self.at_once,
@@ -228,13 +237,15 @@ def finished(folder: Path) -> bool:
         return False
 
 
-def plan(models: Sequence[str], chosen: Sequence[str] | None, seeds: Sequence[int], *, graph: bool) -> list[Job]:
+def plan(
+    models: Sequence[str], chosen: Sequence[str] | None, seeds: Sequence[int], *, graph: bool, validation: bool = True
+) -> list[Job]:
     """All runs: one seed of each network and recipe, then the next seed."""
 
     def of(model: str) -> Sequence[str]:
         return chosen or (["long"] if model.startswith("frontier") else ["modern"])
 
-    return [Job(model, recipe, seed, graph) for seed in seeds for model in models for recipe in of(model)]
+    return [Job(model, recipe, seed, graph, validation) for seed in seeds for model in models for recipe in of(model)]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -251,7 +262,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--jobs {arguments.jobs} is not at least 1")
     gpu = torch.cuda.is_available()
     at_once = arguments.jobs or (3 if gpu else 1)
-    jobs = plan(chosen, arguments.recipes, arguments.seeds, graph=gpu)
+    jobs = plan(chosen, arguments.recipes, arguments.seeds, graph=gpu, validation=arguments.validation)
     status = Experiments(jobs, at_once, arguments).run()
     left = [job.name for job in jobs if job.status != "finished"]
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished" + (f"; left: {', '.join(left)}" if left else ""))

@@ -73,13 +73,13 @@ class Loop:
             at = ", already finished"
         print(f"results   {self.folder.path}{at}", flush=True)
 
-    def go(self, batches: Batches, val: ImageSet, test: ImageSet, *, views: bool = True) -> int:
+    def go(self, batches: Batches, val: ImageSet | None, test: ImageSet, *, views: bool = True) -> int:
         """Train to the last epoch, or until a signal asks to stop.
 
         Args:
             batches: Training images.
-            val: Held-out images, classified after each epoch.
-            test: Test images, the same.
+            val: Held-out images, classified after each epoch; None where all are trained on.
+            test: Test images, the same; without held-out ones after the last epoch alone.
             views: Classify those with test-time augmentation too, after the last epoch.
 
         Returns:
@@ -165,12 +165,14 @@ class Loop:
 
     def _say_finished(self, averaged: dict[str, dict[str, float]]) -> None:
         last, best = self.run.progress.history[-1], self.run.progress.best()
+        chosen = best and (
+            f", {best['test_acc']:.2f} % at the best validation accuracy "
+            f"({best['val_acc']:.2f} %, epoch {best['epoch']:.0f})"
+        )
         for kind, figures in averaged.items():
             print(f"with test-time augmentation ({kind}): test accuracy {figures['test_acc']:.2f} %")
         print(
-            f"{self.config['dataset']}: test accuracy {last['test_acc']:.2f} % after the last epoch, "
-            f"{best['test_acc']:.2f} % at the best validation accuracy "
-            f"({best['val_acc']:.2f} %, epoch {best['epoch']:.0f})",
+            f"{self.config['dataset']}: test accuracy {last['test_acc']:.2f} % after the last epoch{chosen or ''}",
             flush=True,
         )
 
@@ -192,16 +194,20 @@ def _metrics(
 ) -> dict[str, Any]:
     history = progress.history
     images = config["steps_per_epoch"] * min(config["recipe"]["batch_size"], config["images"]["train"])
-    copied = ("model", "parameters", "dataset", "dataset_sha256", "seed", "evaluated_weights", "precision", "hardware")
+    best = progress.best()
+    copied = (
+        *("model", "parameters", "dataset", "dataset_sha256", "images", "seed"),
+        *("evaluated_weights", "precision", "hardware"),
+    )
     return {
         **{key: config[key] for key in copied},
         "recipe": config["recipe"]["name"],
         "epochs": len(history),
         "finished": len(history) == config["recipe"]["epochs"],
         "last_epoch": _accuracies(history[-1]),
-        "best_on_validation": _accuracies(progress.best()),
+        "best_on_validation": best and _accuracies(best),
         **({"test_time_augmentation": averaged} if averaged else {}),
-        "first_reached_on_validation": progress.first_reached(TIMED),
+        "first_reached_on_validation": best and progress.first_reached(TIMED),
         "prepare_seconds": round(progress.prepare_seconds, 2),
         "train_seconds": round(sum(row["train_seconds"] for row in history), 2),
         "wall_time_s": round(sum(row["seconds"] for row in history), 1),
@@ -211,7 +217,7 @@ def _metrics(
 
 def _accuracies(row: Row) -> dict[str, float]:
     kept = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
-    return {"epoch": int(row["epoch"]), **{key: round(row[key], 4) for key in kept}}
+    return {"epoch": int(row["epoch"]), **{key: round(row[key], 4) for key in kept if key in row}}
 
 
 def _announcement(config: dict[str, Any]) -> str:
@@ -231,8 +237,9 @@ def _announcement(config: dict[str, Any]) -> str:
 
 
 def _epoch_line(row: Row, epochs: int) -> str:
+    evaluated = "".join(f"{part} {row[f'{part}_acc']:6.2f} %  " for part in ("val", "test") if f"{part}_acc" in row)
     return (
         f"epoch {row['epoch']:>3.0f}/{epochs}  lr {row['lr']:.5f}  "
-        f"train {row['train_loss']:.4f} {row['train_acc']:6.2f} %  val {row['val_acc']:6.2f} %  "
-        f"test {row['test_acc']:6.2f} %  {row['images_per_s']:.0f} images/s  {row['seconds']:.1f} s"
+        f"train {row['train_loss']:.4f} {row['train_acc']:6.2f} %  {evaluated}"
+        f"{row['images_per_s']:.0f} images/s  {row['seconds']:.1f} s"
     )

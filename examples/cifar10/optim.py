@@ -35,8 +35,10 @@ class Schedule:
         if self.each_step:
             self.scheduler.step()
 
-    def after_epoch(self, val_loss: float) -> None:
+    def after_epoch(self, val_loss: float | None) -> None:
         if isinstance(self.scheduler, ReduceLROnPlateau):
+            if val_loss is None:
+                raise ValueError("schedule 'plateau' needs a validation loss, and there is none")
             self.scheduler.step(val_loss)
         elif not self.each_step:
             self.scheduler.step()

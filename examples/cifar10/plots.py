@@ -21,7 +21,6 @@ def curves(title: str, history: Sequence[dict[str, float]]) -> bytes:
     """Loss, accuracy and learning rate over the epochs."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
-    epochs = [row["epoch"] for row in history]
     parts = {"train": "train (augmented, running)", "val": "validation", "test": "test"}
     panels: dict[str, dict[str, str]] = {
         "loss": {f"{part}_loss": name for part, name in parts.items()},
@@ -30,7 +29,9 @@ def curves(title: str, history: Sequence[dict[str, float]]) -> bytes:
     }
     for axes, (quantity, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for column, name in columns.items():
-            axes.plot(epochs, [row[column] for row in history], ".-", label=name)
+            measured = [row for row in history if column in row]
+            if measured:
+                axes.plot([row["epoch"] for row in measured], [row[column] for row in measured], ".-", label=name)
         axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -26,9 +26,9 @@ class Progress:
     history: list[Row] = field(default_factory=list)
     prepare_seconds: float = 0.0
 
-    def best(self) -> Row:
-        """The first of the epochs that did best on the validation part."""
-        return max(self.history, key=lambda row: row["val_acc"])
+    def best(self) -> Row | None:
+        """The first of the epochs that did best on the validation part; None where there is no such part."""
+        return max((row for row in self.history if "val_acc" in row), key=lambda row: row["val_acc"], default=None)
 
     def first_reached(self, accuracies: Sequence[float]) -> dict[str, Row]:
         """When each validation accuracy was first reached.

@@ -19,7 +19,7 @@ class Record:
         folder: The run folder.
         config: config.json.
         metrics: metrics.json.
-        log: The rows of log.csv, one an epoch.
+        log: The rows of log.csv, one an epoch, each without what was not measured after it.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ def read(folder: Path) -> Record:
         metrics = json.loads(path.read_text())
         path = folder / LOG
         with open(path, newline="") as file:
-            log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            log = [{key: float(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
         log[0]["epoch"]
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no {path.name}: it is no run folder, or no epoch of it is finished") from None

@@ -16,6 +16,11 @@ LAST, BEST = "last.pt", "best.pt"
 FILES = (CONFIG, LOG, METRICS, CURVES, AUGMENTED, LAST, BEST)
 
 
+def run_name(model: str, recipe: str, seed: int, *, validation: bool = True) -> str:
+    """What the folder of a run is called; a run on all training images says so."""
+    return "-".join([model, recipe, *([] if validation else ["all"]), str(seed)])
+
+
 class RunDir:
     """A run's folder.
 
@@ -75,7 +80,8 @@ class RunDir:
 
     def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, history[0].keys(), lineterminator="\n")
+        # The last row has every column: without held-out images the test part is classified after the last epoch.
+        writer = csv.DictWriter(buffer, history[-1].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in history)
         self.write(LOG, buffer.getvalue())

@@ -1,6 +1,6 @@
 """The sections of a report that show figures: each function gives one section, its HTML and its pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,9 @@ def summary(network: Trained, test: TestSet, found: Evaluation, run: Record) -> 
         ("Epochs", f"{metrics['epochs']}", ended),
         ("Training", _duration(metrics["wall_time_s"]), f"{metrics['images_per_s']:,.0f} images/s"),
     ]
-    if logged:
+    if not config["images"]["validation"]:
+        tiles.insert(2, ("Training images", f"{config['images']['train']:,}", "all of them, none held out"))
+    elif logged:
         held_out = f"{config['images']['validation']:,} held-out training images"
         tiles.insert(2, ("Validation accuracy", f"{logged['val_acc']:.2f} %", held_out))
     after = f"epoch {network.epoch}" + (f" and {network.step} steps" if network.step else "")
@@ -64,37 +66,55 @@ def summary(network: Trained, test: TestSet, found: Evaluation, run: Record) -> 
     if not test.same:
         lead += f" Tested on {test}."
     rows = []
+    parts = _measured([metrics["last_epoch"]])
     for key, title in (("last_epoch", "last epoch"), ("best_on_validation", "best on validation")):
-        kept = metrics[key]
-        accuracies = [f"{kept[f'{part}_acc']:.2f}" for part in PARTS]
-        losses = [f"{kept[f'{part}_loss']:.4f}" for part in PARTS]
-        rows.append([title, f"{kept['epoch']}", *accuracies, *losses])
-    head = ["weights of", "epoch", *(f"{part} {kind}" for kind in ("accuracy, %", "loss") for part in PARTS.values())]
+        if kept := metrics[key]:
+            accuracies = [f"{kept[f'{part}_acc']:.2f}" for part in parts]
+            losses = [f"{kept[f'{part}_loss']:.4f}" for part in parts]
+            rows.append([title, f"{kept['epoch']}", *accuracies, *losses])
+    head = ["weights of", "epoch", *(f"{part} {kind}" for kind in ("accuracy, %", "loss") for part in parts.values())]
     table = page.table("What the run noted itself, in metrics.json", head, rows)
     return Section(f'<p class="soft">{page.escape(lead)}</p>{page.tiles(tiles)}{table}')
+
+
+def _measured(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Of the parts those that were classified: without held-out images the test part is so after the last epoch."""
+    return {part: name for part, name in PARTS.items() if any(f"{part}_acc" in row for row in rows)}
 
 
 def learning_curves(run: Record) -> Section:
     section = Section()
     first, last = run.log[0], run.log[-1]
-    changes = "; ".join(
-        f"{name} loss from {first[f'{part}_loss']:.3f} to {last[f'{part}_loss']:.3f}, "
-        f"accuracy from {first[f'{part}_acc']:.1f} to {last[f'{part}_acc']:.1f} %"
-        for part, name in PARTS.items()
-    )
+
+    def change(part: str, name: str) -> str:
+        loss, accuracy = f"{part}_loss", f"{part}_acc"
+        if loss not in first:
+            return f"{name} loss {last[loss]:.3f}, accuracy {last[accuracy]:.1f} % after the last one"
+        return (
+            f"{name} loss from {first[loss]:.3f} to {last[loss]:.3f}, "
+            f"accuracy from {first[accuracy]:.1f} to {last[accuracy]:.1f} %"
+        )
+
+    changes = "; ".join(change(part, name) for part, name in _measured(run.log).items())
     alt = f"Loss, accuracy and learning rate from epoch {first['epoch']:.0f} to {last['epoch']:.0f}: {changes}."
     section.chart("curves", alt, lambda theme: charts.curves(run.log, theme))
-    section.html += page.paragraph(
+    others = "validation and test" if "val_acc" in last else "test"
+    text = (
         "Training figures are taken while the weights move, on augmented images, so they can be worse than those on "
-        "the validation and test images. The test images choose nothing."
+        f"the {others} images. The test images choose nothing."
     )
+    if "val_acc" not in last:
+        text += " All training images are trained on, so the test images are classified after the last epoch alone."
+    section.html += page.paragraph(text)
     return section
 
 
 def side_by_side(runs: Sequence[Record]) -> Section:
     section = Section()
     names = record.names(runs)
-    alt = "Training loss, validation and test accuracy over the epochs of " + ", ".join(names) + "."
+    measured = _measured([row for run in runs for row in run.log])
+    panels = ", ".join(["Training loss", *(f"{name} accuracy" for part, name in measured.items() if part != "train")])
+    alt = f"{panels} over the epochs of {', '.join(names)}."
     logs = {name: run.log for name, run in zip(names, runs, strict=True)}
     section.chart("compare", alt, lambda theme: charts.compare(logs, theme))
     data = {run.metrics["dataset_sha256"] for run in runs}
@@ -104,11 +124,12 @@ def side_by_side(runs: Sequence[Record]) -> Section:
     for name, run in zip(names, runs, strict=True):
         metrics = run.metrics
         last, best = metrics["last_epoch"], metrics["best_on_validation"]
-        cells = [metrics["model"], metrics["recipe"], metrics["dataset"], f"{metrics['parameters']:,}"]
-        cells += [f"{metrics['epochs']}", f"{last['test_acc']:.2f}", f"{best['test_acc']:.2f}"]
+        cells = [metrics["model"], metrics["recipe"], metrics["dataset"], f"{run.config['images']['train']:,}"]
+        cells += [f"{metrics['parameters']:,}", f"{metrics['epochs']}"]
+        cells += [f"{figures['test_acc']:.2f}" if "test_acc" in figures else "" for figures in (last, best or {})]
         rows.append([name, *cells, _duration(metrics["wall_time_s"])])
-    head = ["run", "network", "recipe", "data", "parameters", "epochs", "test accuracy, %", "at best validation, %"]
-    head.append("time")
+    head = ["run", "network", "recipe", "data", "training images", "parameters", "epochs", "test accuracy, %"]
+    head += ["at best validation, %", "time"]
     section.html += page.table("The runs, from their metrics.json", head, rows, text=(1, 2, 3))
     return section
 

@@ -15,7 +15,14 @@ from data import Channels, Dataset, ImageSet
 
 
 def identity(
-    model: str, seed: int, dataset: Dataset, run: Run, teacher: str | None, sync_batch_norm: bool = False
+    model: str,
+    seed: int,
+    dataset: Dataset,
+    run: Run,
+    teacher: str | None,
+    sync_batch_norm: bool = False,
+    *,
+    validation: bool = True,
 ) -> dict[str, Any]:
     """What a checkpoint must share with a run that resumes from it: all that its figures depend on.
 
@@ -26,6 +33,7 @@ def identity(
         run: The run.
         teacher: Hash of the teacher's weights.
         sync_batch_norm: Batch norms see the batches of all processes.
+        validation: Training images are held out.
     """
     recipe = run.recipe
     return {
@@ -35,6 +43,7 @@ def identity(
         "recipe": recipe.name,
         **{key: value for key, value in asdict(recipe).items() if key not in ("name", "source")},
         "seed": seed,
+        "validation": validation,
         "teacher": teacher,
         "device": run.device.name,
         "precision": _precision(run.device),
@@ -49,7 +58,7 @@ def config(
     words: Sequence[str],
     folder: Path,
     dataset: Dataset,
-    parts: tuple[ImageSet, ImageSet],
+    parts: tuple[ImageSet, ImageSet | None],
     statistics: tuple[Channels, Channels],
     run: Run,
     batches: Batches,
@@ -65,7 +74,7 @@ def config(
         words: The command line.
         folder: The run folder.
         dataset: The data.
-        parts: What is trained on, and what is validated with.
+        parts: What is trained on, and what is validated with, where something is.
         statistics: Mean and standard deviation of the training images.
         run: The run.
         batches: What it is trained with.
@@ -84,7 +93,7 @@ def config(
         "dataset": dataset.name,
         "dataset_sha256": identity["data_sha256"],
         "classes": list(dataset.classes),
-        "images": {"train": len(train), "validation": len(validation), "test": len(dataset.test)},
+        "images": {"train": len(train), "validation": len(validation or ()), "test": len(dataset.test)},
         "mean": list(mean),
         "std": list(std),
         "mirrored": dataset.mirrored,

@@ -28,14 +28,14 @@ TTA = "mirror+shift"
 """The test-time augmentation that the table shows, in a column of its own."""
 
 HEAD = (
-    "| network | parameters | receptive field | MACs | published | ours: test accuracy | with TTA | data | recipe "
-    "| hardware |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---|---|---|"
+    "| network | parameters | receptive field | MACs | published | ours: test accuracy | with TTA | data "
+    "| trained on | recipe | hardware |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---|---|---|---|"
 )
 
 
 def runs(results: Path) -> list[dict[str, Any]]:
-    """The metrics of every run in the folder, with its recipe in full; each must be of a finished run."""
+    """The metrics of every run in the folder, with its recipe and images; each must be of a finished run."""
     found = []
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text())
@@ -43,7 +43,8 @@ def runs(results: Path) -> list[dict[str, Any]]:
             continue
         if not content["metrics"]["finished"]:
             raise ValueError(f"{path.name} is of a run that has not finished")
-        found.append(content["metrics"] | {"settings": content["config"]["recipe"]})
+        config = content["config"]
+        found.append(content["metrics"] | {"settings": config["recipe"], "images": config["images"]})
     return found
 
 
@@ -74,24 +75,32 @@ def _alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     for run in found:
         # A recipe's name is not enough: what it stands for may have changed, or the command line have changed it.
         settings = tuple(sorted(run["settings"].items()))
-        groups[settings, run["dataset"], run["precision"], _hardware(run)].append(run)
+        groups[settings, run["dataset"], _trained_on(run), run["precision"], _hardware(run)].append(run)
     return list(groups.values())
 
 
 def _outcome(group: list[dict[str, Any]]) -> list[str]:
     if not group:
-        return ["not run yet", "", "", "", ""]
+        return ["not run yet", "", "", "", "", ""]
     first = group[0]
     seconds = statistics.mean(run["wall_time_s"] for run in group)
     took = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
     return [
-        f"{_accuracy(group, 'last_epoch')} ({_accuracy(group, 'best_on_validation')})",
+        _accuracy(group, "last_epoch")
+        + (f" ({_accuracy(group, 'best_on_validation')})" if first["best_on_validation"] else ""),
         _averaged(group),
         first["dataset"],
+        _trained_on(first),
         f"{first['recipe']} ({first['settings']['augment']}), {_schedule(first)}"
         + (f", {len(group)} seeds" if len(group) > 1 else ""),
         f"{_hardware(first)}, {first['precision']}, {took}",
     ]
+
+
+def _trained_on(run: dict[str, Any]) -> str:
+    """The number of training images, and whether these are all."""
+    images = run["images"]
+    return f"{images['train']:,}" if images["validation"] else f"all {images['train']:,}"
 
 
 def _schedule(run: dict[str, Any]) -> str:

@@ -75,6 +75,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="holds train/<class>/* and test/<class>/*, or the official archive (default: data)",
     )
+    data.add_argument(
+        "--validation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="hold out training images and classify them and the test images after each epoch, or train on all images "
+        "and classify the test images after the last epoch alone (default: hold out)",
+    )
     what = made.add_argument_group("what is trained")
     what.add_argument(
         "--model",
@@ -147,7 +154,10 @@ def parser() -> argparse.ArgumentParser:
     results.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
     )
-    results.add_argument("--name", help="folder of this run (default: <model>-<recipe>-<seed>)")
+    results.add_argument(
+        "--name",
+        help="folder of this run (default: <model>-<recipe>-<seed>, or <model>-<recipe>-all-<seed> by --no-validation)",
+    )
     results.add_argument("--resume", action="store_true", help="go on with the run in that folder, bit for bit")
     results.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
     results.add_argument(

@@ -90,6 +90,11 @@ def load(
     """
     path = folder / FILES[which]
     if not path.is_file():
+        if which == "best" and _without_validation(folder / LAST):
+            raise UsageError(
+                f"--which best: {folder} was trained with --no-validation, on all training images, so that no epoch "
+                "is known to be the best; use --which last"
+            )
         raise UsageError(f"{folder} holds no {path.name}; a run folder is what train.py writes, runs/<name>")
     state = checkpoint.load(path)
     try:
@@ -118,6 +123,10 @@ def load(
     # A recipe of no interest: nothing is trained.
     run = Run(model.eval(), Recipe("none"), 1, (mean, std), chosen)
     return Trained(folder, which, epoch, step, identity, classes, mean, std, run)
+
+
+def _without_validation(last: Path) -> bool:
+    return last.is_file() and checkpoint.load(last).get("identity", {}).get("validation") is False
 
 
 def weights_sha256(trained: Trained) -> str:

@@ -32,7 +32,7 @@ from order import Order
 from parallel import Parallel
 from recipes import Recipe
 from resident import ResidentBatches
-from rundir import LAST, RunDir
+from rundir import LAST, RunDir, run_name
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
@@ -98,7 +98,7 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
         print(f"train.py: {warning}", file=sys.stderr, flush=True)
     teacher = _teacher(arguments, dataset, device)
     recipe = _recipe(arguments, digits=dataset.name == sources.DIGITS)
-    train_set, val_set = split(dataset.train, arguments.seed)
+    train_set, val_set = split(dataset.train, arguments.seed) if arguments.validation else (dataset.train, None)
     statistics = channel_statistics(train_set.images)
     workers = 0 if recipe.augment_with == "torch" else _workers(arguments.workers)
     order = Order(len(train_set), recipe.batch_size, arguments.seed, job.rank, job.processes)
@@ -114,7 +114,15 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
     run = Run(model, recipe, len(batches), statistics, device, job, _teach(teacher))
 
     taught_by = None if teacher is None else trained.weights_sha256(teacher)
-    identity = settings.identity(arguments.model, arguments.seed, dataset, run, taught_by, arguments.sync_batch_norm)
+    identity = settings.identity(
+        arguments.model,
+        arguments.seed,
+        dataset,
+        run,
+        taught_by,
+        arguments.sync_batch_norm,
+        validation=arguments.validation,
+    )
     config = settings.config(
         identity,
         words,
@@ -130,7 +138,8 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
     )
     if resume:
         state = folder.load(LAST)
-        require_same(path / LAST, state.get("identity", {}), identity)
+        # Checkpoints from before there was a choice say nothing of it: all runs held images out.
+        require_same(path / LAST, {"validation": True, **state.get("identity", {})}, identity)
         run.load_state(state)
     loop = Loop(run, folder, identity, config, arguments.save_every)
     loop.start(dataset.classes, batches, resumed=resume)
@@ -204,7 +213,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
         raise UsageError("--resume and --overwrite exclude each other")
     name = arguments.name
     if name is None:
-        name = f"{arguments.model}-{arguments.recipe}-{arguments.seed}"
+        name = run_name(arguments.model, arguments.recipe, arguments.seed, validation=arguments.validation)
     if name in ("", "..") or name != Path(name).name:
         raise UsageError(f"--name {name!r} is not the name of a folder; the folder above it is --run-dir")
     return arguments.run_dir / name
@@ -215,7 +224,14 @@ def _recipe(arguments: argparse.Namespace, *, digits: bool) -> Recipe:
     changes = {key: getattr(arguments, key) for key in CHANGES if getattr(arguments, key) is not None}
     if arguments.teacher is not None:
         changes["distill"] = DISTILL if arguments.distill is None else arguments.distill
-    return replace(recipe, **changes)
+    recipe = replace(recipe, **changes)
+    if recipe.schedule == "plateau" and not arguments.validation:
+        raise UsageError(
+            f"--no-validation does not fit --recipe {arguments.recipe} of --model {arguments.model}, whose learning "
+            "rate falls by the validation loss (schedule 'plateau'); leave it out, or use another recipe, as "
+            "--recipe modern"
+        )
+    return recipe
 
 
 def _workers(asked: int | None) -> int:

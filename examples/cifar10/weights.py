@@ -75,11 +75,12 @@ def _facts(about: record.Record, content: bytes, model: torch.nn.Module) -> dict
         "bytes": len(content),
         "dataset": config["dataset"],
         "dataset_sha256": config["dataset_sha256"],
+        "images": config["images"],
         "classes": config["classes"],
         "mean": config["mean"],
         "std": config["std"],
         "test_accuracy": metrics["last_epoch"]["test_acc"],
-        "validation_accuracy": metrics["last_epoch"]["val_acc"],
+        "validation_accuracy": metrics["last_epoch"].get("val_acc"),
         "epochs": metrics["epochs"],
         "epochs_of_the_recipe": full,
         "recipe": config["recipe"],
@@ -97,7 +98,7 @@ def _facts(about: record.Record, content: bytes, model: torch.nn.Module) -> dict
 
 def card(facts: dict[str, Any]) -> str:
     """The card of a network, in Markdown."""
-    name, hardware = facts["network"], facts["hardware"]
+    name, hardware, held_out = facts["network"], facts["hardware"], facts["images"]["validation"]
     short = facts["epochs"] < facts["epochs_of_the_recipe"]
     schedule = f"{facts['epochs']} epochs"
     if short:
@@ -107,7 +108,10 @@ def card(facts: dict[str, Any]) -> str:
     rows = {
         "Data": f"{facts['dataset']}; sha256 of its pixels and labels `{facts['dataset_sha256']}`",
         "Test accuracy": f"{facts['test_accuracy']:.2f} %, after the last epoch, one crop, one seed ({facts['seed']})",
-        "Validation accuracy": f"{facts['validation_accuracy']:.2f} %, on 5,000 held-out training images",
+        "Validation accuracy": f"{facts['validation_accuracy']:.2f} %, on {held_out:,} held-out training images"
+        if held_out
+        else "none: no training image is held out",
+        "Trained on": f"{facts['images']['train']:,} images",
         "Schedule": schedule,
         "Recipe": f"{facts['recipe']['name']}: {recipe}",
         "Weights": f"{facts['evaluated_weights']}; {facts['parameters']:,} parameters, float32, "

@@ -45,7 +45,8 @@ def run(settings: Mapping[str, object] = MappingProxyType({}), **changes: Any) -
         "wall_time_s": 120,
         "hardware": {"cpu": "Some CPU", "threads": 2},
     }
-    return {"config": {"recipe": {"augment": "cutout", **settings}}, "metrics": metrics | changes}
+    config = {"recipe": {"augment": "cutout", **settings}, "images": {"train": 45, "validation": 5, "test": 10}}
+    return {"config": config, "metrics": metrics | changes}
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_run_is_shown_with_data_recipe_and_hardware(results: Path) -> None:
     (results / "a.json").write_text(json.dumps(run()))
     (row,) = rows(results, "net4")
     how = f"modern (cutout), 3 of {WHOLE} epochs | Some CPU, 2 threads, fp32, 2 min"
-    assert f"| 80.00 (81.00) |  | CIFAR-10, JPEG copy | {how} |" in row
+    assert f"| 80.00 (81.00) |  | CIFAR-10, JPEG copy | 45 | {how} |" in row
 
 
 @pytest.mark.parametrize(("epochs", "shown"), [(3, f"3 of {WHOLE} epochs"), (WHOLE, f"{WHOLE} epochs")])
@@ -84,9 +85,20 @@ def test_seeds_are_averaged_and_other_differences_are_not(results: Path) -> None
     (results / "d.json").write_text(json.dumps(run({"augment": "gentle"}, last_epoch={"test_acc": 70.0})))
     both, other, changed = rows(results, "net4")
     recipe = f"modern (cutout), 3 of {WHOLE} epochs"
-    assert f"| 81.00 ± 1.41 (81.00 ± 0.00) |  | CIFAR-10, JPEG copy | {recipe}, 2 seeds |" in both
+    assert f"| 81.00 ± 1.41 (81.00 ± 0.00) |  | CIFAR-10, JPEG copy | 45 | {recipe}, 2 seeds |" in both
     assert "| 80.00 (81.00) |  | CIFAR-10 |" in other
-    assert f"| 70.00 (81.00) |  | CIFAR-10, JPEG copy | modern (gentle), 3 of {WHOLE} epochs |" in changed
+    assert f"| 70.00 (81.00) |  | CIFAR-10, JPEG copy | 45 | modern (gentle), 3 of {WHOLE} epochs |" in changed
+
+
+def test_runs_on_all_training_images_are_a_row_of_their_own(results: Path) -> None:
+    for name, accuracy in (("b", 82.0), ("c", 84.0)):
+        content = run(last_epoch={"test_acc": accuracy}, best_on_validation=None)
+        content["config"]["images"] = {"train": 50000, "validation": 0, "test": 10}
+        (results / f"{name}.json").write_text(json.dumps(content))
+    (results / "a.json").write_text(json.dumps(run()))
+    held_out, on_all = rows(results, "net4")
+    assert "| 80.00 (81.00) |  | CIFAR-10, JPEG copy | 45 |" in held_out
+    assert "| 83.00 ± 1.41 |  | CIFAR-10, JPEG copy | all 50,000 |" in on_all
 
 
 def test_a_run_on_the_fallback_data_is_no_result_on_cifar10(results: Path) -> None:

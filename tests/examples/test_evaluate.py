@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import evaluate as script
 import numpy as np
@@ -62,6 +63,17 @@ def test_figures_equal_those_of_the_run(
     assert (found["accuracy"], found["loss"]) == (expected["test_acc"], expected["test_loss"])
     assert (found["epoch"], found["data"]) == (expected["epoch"], sources.DIGITS)
     assert found["data_of_the_run"] is True
+
+
+def test_no_epoch_of_a_run_on_all_images_is_the_best(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def on_all(state: Any) -> None:
+        state["identity"]["validation"] = False
+
+    (run / "best.pt").unlink()
+    assert "holds no best.pt" in refused(capsys, run, "--which", "best")
+    change(run / "last.pt", on_all)
+    assert f"--which best: {run} was trained with --no-validation" in refused(capsys, run, "--which", "best")
+    assert printed(capsys, run)["epoch"] == 1
 
 
 def test_last_is_the_averaged_weights_of_a_run_that_evaluates_them(run: Path) -> None:

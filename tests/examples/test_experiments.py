@@ -14,9 +14,11 @@ import argparse, json, pathlib, signal, sys, time
 parser = argparse.ArgumentParser()
 for option in ("data-dir", "run-dir", "model", "recipe", "seed", "name", "behave"):
     parser.add_argument("--" + option)
-for option in ("no-report", "graph", "resume", "overwrite"):
+for option in ("no-report", "no-validation", "graph", "resume", "overwrite"):
     parser.add_argument("--" + option, action="store_true")
 given = parser.parse_args()
+images = {"train": 60, "validation": 0} if given.no_validation else {"train": 54, "validation": 6}
+best = None if given.no_validation else {"test_acc": 81.0}
 folder = pathlib.Path(given.run_dir, given.name)
 folder.mkdir(parents=True, exist_ok=True)
 with open(folder / "calls", "a") as file:
@@ -29,11 +31,11 @@ if given.behave == "wait":
         time.sleep(0.05)
 metrics = {
     "model": given.model, "recipe": given.recipe, "dataset": "CIFAR-10, JPEG copy", "precision": "fp32", "epochs": 1,
-    "finished": True, "last_epoch": {"test_acc": 80.0}, "best_on_validation": {"test_acc": 81.0}, "wall_time_s": 60,
+    "finished": True, "last_epoch": {"test_acc": 80.0}, "best_on_validation": best, "wall_time_s": 60,
     "hardware": {"cpu": "Some CPU", "threads": 1},
 }
 folder.joinpath("metrics.json").write_text(json.dumps(metrics))
-folder.joinpath("config.json").write_text(json.dumps({"recipe": {"augment": "none"}}))
+folder.joinpath("config.json").write_text(json.dumps({"recipe": {"augment": "none"}, "images": images}))
 '''
 
 
@@ -86,6 +88,16 @@ def test_every_run_is_made_once_and_lands_in_the_table(tmp_path: Path, capsys: p
     assert {one["status"] for one in said(tmp_path)["runs"]} == {"finished"}
     assert run(tmp_path, "--models net4 era_s9 --seeds 0 1 --jobs 2") == 0
     assert all(len(calls(tmp_path, name)) == 1 for name in names)
+
+
+def test_runs_on_all_images_lie_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--models net4 --seeds 0"
+    assert run(tmp_path, words) == run(tmp_path, f"{words} --no-validation") == 0
+    assert {path.stem for path in (tmp_path / "results").iterdir()} == {"net4-modern-0", "net4-modern-all-0"}
+    assert [one["validation"] for one in said(tmp_path)["runs"]] == [False]
+    table_of_both = capsys.readouterr().out.rpartition("runs are finished\n")[2]
+    for cells in ("| 80.00 (81.00) |  | CIFAR-10, JPEG copy | 54 |", "| 80.00 |  | CIFAR-10, JPEG copy | all 60 |"):
+        assert table_of_both.count(cells) == 1
 
 
 def test_failure_is_named_and_stops_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,13 @@ def test_plateau_drops_in_the_second_epoch_without_a_better_validation_loss() ->
     assert seen == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.001, 0.001])
 
 
+def test_plateau_without_a_validation_loss_is_refused() -> None:
+    recipe = PUBLISHED["era_s9"]
+    schedule = make_schedule(recipe, make_optimizer(recipe, nn.Linear(2, 2)), 1)
+    with pytest.raises(ValueError, match="schedule 'plateau' needs a validation loss"):
+        schedule.after_epoch(None)
+
+
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_norms_and_biases_have_no_weight_decay(name: str) -> None:
     model = getattr(networks, name)()

@@ -1,6 +1,7 @@
 """Several processes on one network, as torchrun starts them: the same curve as one, and what happens when one dies."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -99,6 +100,18 @@ def test_killed_process_is_replaced_and_the_curve_is_that_of_one_process(tmp_pat
         assert two["lr"] == one["lr"]
         for key in ("train_loss", "val_loss", "test_loss"):
             assert two[key] == pytest.approx(one[key], rel=2e-3), key
+
+
+def test_all_images_in_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
+    words = (*NETWORK, "--epochs", "2", "--no-validation")
+    assert script.main(["--run-dir", str(tmp_path), *WORDS, *words, "--name", "one"]) == 0
+    process = torchrun(tmp_path, *words, "--name", "two")
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert "1437 train, 0 validation, 360 test" in out
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text())["last_epoch"] for name in ("one", "two"))
+    for key in ("train_loss", "test_loss"):
+        assert two[key] == pytest.approx(one[key], rel=2e-3), key
 
 
 def test_every_process_stops_at_the_same_step_and_the_first_one_saves(tmp_path: Path) -> None:

@@ -17,4 +17,12 @@ def test_first_reached_is_the_first_epoch_with_the_time_until_its_end() -> None:
 
 
 def test_best_is_the_first_of_the_best() -> None:
-    assert Progress(history=[row(1, 70), row(2, 86), row(3, 86)]).best()["epoch"] == 2
+    best = Progress(history=[row(1, 70), row(2, 86), row(3, 86)]).best()
+    assert best
+    assert best["epoch"] == 2
+
+
+def test_without_held_out_images_no_epoch_is_the_best() -> None:
+    assert (
+        Progress(history=[{"epoch": 1, "train_acc": 70}, {"epoch": 2, "train_acc": 80, "test_acc": 75}]).best() is None
+    )

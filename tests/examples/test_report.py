@@ -33,6 +33,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
+PARTS = ("training", "test")
+"""What a run on all training images has figures of."""
 VOID = {"img", "meta", "source", "br", "link"}
 LOADING = {"src", "srcset", "data", "poster", "action", "background"}
 
@@ -177,7 +179,74 @@ def test_figures_equal_the_metrics(digits_run: Path, shown: Page) -> None:
     expected = ["last epoch", "1", *(f"{last[f'{part}_acc']:.2f}" for part in ("train", "val", "test"))]
     assert rows[1][:5] == expected
     assert [row[0] for row in shown.table("The runs")] == ["run", "first", "second"]
-    assert shown.table("The runs")[2][6] == f"{last['test_acc']:.2f}"
+    assert shown.table("The runs")[2][4:9:2] == ["1,293", "1", f"{last['test_acc']:.2f}"]
+
+
+@pytest.fixture
+def on_all(digits_run: Path, tmp_path: Path) -> Path:
+    """What three epochs on all training images leave behind, with the checkpoint of the other run."""
+    run = Path(shutil.copytree(digits_run, tmp_path / "on-all"))
+    (run / "best.pt").unlink()
+    config, metrics = (json.loads((run / name).read_text()) for name in ("config.json", "metrics.json"))
+    config["images"] = {"train": 1437, "validation": 0, "test": 360}
+    figures = {key: value for key, value in metrics["last_epoch"].items() if not key.startswith("val_")}
+    metrics |= {"images": config["images"], "last_epoch": figures, "best_on_validation": None}
+    for name, content in (("config.json", config), ("metrics.json", metrics)):
+        (run / name).write_text(json.dumps(content))
+    row = "0.1,0.5,80"
+    lines = ["epoch,lr,train_loss,train_acc,test_loss,test_acc", f"1,{row},,", f"2,{row},,", f"3,{row},0.25,95"]
+    (run / "log.csv").write_text("\n".join(lines) + "\n")
+    return run
+
+
+def test_a_run_on_all_images_shows_no_validation(on_all: Path, digits_run: Path) -> None:
+    assert script.main([str(on_all), str(digits_run), "--device", "cpu"]) == 0
+    shown = Page((on_all / "report" / "index.html").read_text())
+    assert shown.terms["Training images"] == "1,437"
+    assert "Validation accuracy" not in shown.terms
+    noted = shown.table("What the run noted itself")
+    assert noted[0][2:] == [f"{part} {kind}" for kind in ("accuracy,\N{NO-BREAK SPACE}%", "loss") for part in PARTS]
+    assert [row[0] for row in noted[1:]] == ["last epoch"]
+    (alt,) = (image["alt"] for image in shown.images if image["alt"].startswith("Loss, accuracy and learning rate"))
+    assert "validation" not in alt
+    assert alt.endswith("test loss 0.250, accuracy 95.0 % after the last one.")
+    runs = {row[0]: row for row in shown.table("The runs")}
+    assert [runs[name][4] for name in ("on-all", "digits")] == ["1,437", "1,293"]
+    assert runs["on-all"][8] == ""
+    assert runs["digits"][8] != ""
+
+
+def test_an_interrupted_run_on_all_images_has_no_test_figures(on_all: Path) -> None:
+    lines = (on_all / "log.csv").read_text().splitlines()[:3]
+    (on_all / "log.csv").write_text("".join(",".join(line.split(",")[:4]) + "\n" for line in lines))
+    metrics = json.loads((on_all / "metrics.json").read_text())
+    for key in ("test_loss", "test_acc"):
+        del metrics["last_epoch"][key]
+    (on_all / "metrics.json").write_text(json.dumps(metrics))
+    found = record.read(on_all)
+    assert "training loss from 0.500 to 0.500" in sections.learning_curves(found).html
+    assert "Training loss over the epochs of " in sections.side_by_side([found, found]).html
+
+
+def test_curves_show_what_was_measured(on_all: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(charts, "_png", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(plots, "_png", lambda figure: figures.append(figure) or b"")
+    log = record.read(on_all).log
+    whole = [row | {f"{part}_{kind}": 1.0 for part in ("val", "test") for kind in ("loss", "acc")} for row in log]
+    charts.curves(log, charts.LIGHT)
+    plots.curves("title", log)
+    for figure in figures:
+        lines = {str(line.get_label()): line for line in figure.axes[1].get_lines()}
+        assert {label[:5] for label in lines} == {"train", "test"}
+        assert list(lines["test"].get_xdata()) == [3]
+        # A line through one point is not seen.
+        assert lines["test"].get_marker() not in ("", "None")
+    for logs, panels in (({"a": log}, 2), ({"a": log, "b": whole}, 3)):
+        charts.compare(logs, charts.LIGHT)
+        assert len(figures[-1].axes) == panels
+    # A run keeps its colour in the panel where another one is absent.
+    assert {axes.get_lines()[1].get_color() for axes in figures[-1].axes} == {charts.LIGHT.lines[1]}
 
 
 def test_classification_report_and_confusion_equal_scikit_learn(found: Evaluation, shown: Page) -> None:

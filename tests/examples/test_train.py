@@ -20,6 +20,7 @@ import pytest
 import report
 import sources
 import torch
+import train as script
 import trained
 import training
 from devices import Device
@@ -28,7 +29,7 @@ from parallel import Parallel
 from PIL import Image
 from rundir import FILES
 
-from data import channel_statistics, split
+from data import ImageSet, channel_statistics, split
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -61,7 +62,9 @@ def assert_same_run(first: Path, second: Path) -> None:
             return flatten(dict(enumerate(value)), key)
         return {key: value}
 
-    for name in ("last.pt", "best.pt"):
+    names = {path.name for path in first.iterdir()}
+    assert names == {path.name for path in second.iterdir()}
+    for name in names & {"last.pt", "best.pt"}:
         left, right = (flatten(torch.load(folder / name, weights_only=True)) for folder in (first, second))
         assert left.keys() == right.keys()
         for key, value in left.items():
@@ -141,6 +144,90 @@ def test_best_weights_give_the_accuracy_that_is_written(train: Train, shared_tre
     assert (100 * correct, config["epoch"]) == (pytest.approx(best["test_acc"], abs=1e-3), best["epoch"])
 
 
+def test_without_validation_all_images_are_trained_on(
+    train: Train, shared_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--no-validation") == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == set(FILES) - {"best.pt"}
+    config, metrics = read(folder / "config.json"), read(folder / "metrics.json")
+    assert config["images"] == metrics["images"] == {"train": 60, "validation": 0, "test": 12}
+    dataset = sources.read_folders(shared_tree)
+    assert (config["mean"], config["std"]) == tuple(map(list, channel_statistics(dataset.train.images)))
+    assert (metrics["best_on_validation"], metrics["first_reached_on_validation"]) == (None, None)
+    assert set(metrics["last_epoch"]) == {"epoch", "train_loss", "train_acc", "test_loss", "test_acc"}
+    rows = log(folder)
+    assert [row["test_acc"] != "" for row in rows] == [False, False, True]
+    assert all("val_acc" not in row for row in rows)
+    assert metrics["last_epoch"]["test_acc"] == pytest.approx(float(rows[-1]["test_acc"]), rel=1e-4)
+
+    out = capsys.readouterr().out
+    assert "folder shapes: 60 train, 0 validation, 12 test" in out
+    epochs = [line for line in out.splitlines() if line.startswith("epoch ")]
+    assert [" test " in line for line in epochs] == [False, False, True]
+    assert not any(" val " in line for line in epochs)
+    assert out.splitlines()[-1].endswith(" % after the last epoch")
+
+
+def test_without_validation_every_image_is_seen(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: dict[bool, int] = {}
+    order = training.Order
+
+    def counted(count: int, *rest: Any) -> Any:
+        counts["--no-validation" in words] = count
+        return order(count, *rest)
+
+    monkeypatch.setattr(training, "Order", counted)
+    for words in ([], ["--no-validation"]):
+        assert train(*words, name=f"run{len(words)}", epochs=1) == 0
+    assert counts == {False: 54, True: 60}
+
+
+@pytest.mark.parametrize(("words", "looks"), [(["--validation"], [6, 12, 6, 12, 6, 12]), (["--no-validation"], [12])])
+def test_the_test_images_are_looked_at_once_where_nothing_is_held_out(
+    words: list[str], looks: list[int], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    evaluate = engine.Run.evaluate
+
+    def noted(run: engine.Run, images: ImageSet, *rest: Any) -> tuple[float, float]:
+        found.append(len(images))
+        return evaluate(run, images, *rest)
+
+    monkeypatch.setattr(engine.Run, "evaluate", noted)
+    assert train(*words, "--no-test-time-augmentation") == 0
+    assert found == looks
+
+
+def test_checkpoint_on_all_images_is_refused_to_a_run_that_holds_some_out(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--no-validation", epochs=1) == 0
+    capsys.readouterr()
+    assert train("--resume", epochs=1) == 2
+    assert "last.pt is of another run: its validation is False, not True" in error(capsys)
+    assert train("--resume", "--no-validation", epochs=1) == 0
+
+
+def test_checkpoint_from_before_there_was_a_choice_held_images_out(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(epochs=1) == 0
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    del state["identity"]["validation"]
+    torch.save(state, tmp_path / "run" / "last.pt")
+    capsys.readouterr()
+    assert train("--resume", "--no-validation", epochs=1) == 2
+    assert "its validation is True, not False" in error(capsys)
+    assert train("--resume", epochs=1) == 0
+
+
+@pytest.mark.parametrize(("words", "name"), [([], "net4-long-3"), (["--no-validation"], "net4-long-all-3")])
+def test_folder_of_a_run_on_all_images_has_another_name(words: list[str], name: str) -> None:
+    arguments = script.parser().parse_args(["--model", "net4", "--recipe", "long", "--seed", "3", *words])
+    assert training._folder(arguments) == Path("runs") / name
+
+
 def test_training_learns(train: Train, tmp_path: Path) -> None:
     assert train("--augment", "gentle", epochs=10) == 0
     assert read(tmp_path / "run" / "metrics.json")["last_epoch"]["test_acc"] >= 90
@@ -151,6 +238,8 @@ def test_training_learns(train: Train, tmp_path: Path) -> None:
     [
         ("twelve_layer", (), 0, 5),
         ("twelve_layer", ("--augment-with", "albumentations"), 1, 6),
+        ("twelve_layer", ("--no-validation",), 0, 5),
+        ("twelve_layer", ("--no-validation",), 0, 9),
         ("twelve_layer", ("--mixup", "0.4", "--cutmix", "1", "--mix-rising"), 0, 5),
         ("net4", ("--recipe", "published"), 0, 4),
         ("era_s9", ("--recipe", "published", "--seed", "3"), 0, 7),
@@ -262,12 +351,13 @@ def test_overwrite_that_cannot_start_keeps_the_old_run(train: Train, tmp_path: P
         (("--lr", "0.5"), "its lr is 0.4, not 0.5"),
         (("--optimizer", "adamw"), "its optimizer is 'sgd', not 'adamw'"),
         (("--seed", "1"), "its seed is 0, not 1"),
+        (("--no-validation",), "its validation is True, not False"),
         (("--precision", "bf16"), "its precision is 'fp32', not 'bf16'"),
         (("--dataset", "digits"), "its data is 'folder shapes', not 'digits 32x32 (fallback, not CIFAR-10)'"),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(
-    words: tuple[str, str],
+    words: tuple[str, ...],
     said: str,
     train: Train,
     tmp_path: Path,
@@ -316,14 +406,15 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     assert len(log(tmp_path / "run")) == 1
 
 
+@pytest.mark.parametrize("words", [(), ("--no-validation",)])
 def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(
-    train: Train, at_step: AtStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], train: Train, at_step: AtStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def poison(run: engine.Run) -> None:
         next(run.evaluated.parameters()).data.fill_(float("nan"))
 
     at_step(6, poison)
-    assert train() == 1
+    assert train(*words) == 1
     assert "no longer finite in epoch 2" in error(capsys)
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
 
@@ -487,6 +578,10 @@ def test_teacher_is_learned_from_and_recorded(train: Train, tmp_path: Path, caps
         (("--distill", "0.5"), "--distill needs a teacher"),
         (("--teacher", "nowhere"), "nowhere holds no last.pt"),
         (("--graph",), "--graph: CUDA graphs need a GPU"),
+        (
+            ("--no-validation", "--model", "era_s9", "--recipe", "published"),
+            "--no-validation does not fit --recipe published of --model era_s9",
+        ),
         (("--sync-batch-norm",), "--sync-batch-norm: torch's SyncBatchNorm needs GPUs"),
     ],
 )

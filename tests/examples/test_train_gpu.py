@@ -29,12 +29,14 @@ def run(tree: Path, folder: Path, name: str, *words: str, model: str = "twelve_l
 
 def figures(folder: Path) -> dict[str, Any]:
     metrics = json.loads((folder / "metrics.json").read_text())
-    return {key: metrics[key] for key in ("last_epoch", "best_on_validation", "test_time_augmentation")}
+    return {key: metrics[key] or {} for key in ("last_epoch", "best_on_validation", "test_time_augmentation")}
 
 
 @pytest.mark.parametrize("model", ["twelve_layer", "net4"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("words", [(), ("--recipe", "published"), ("--mixup", "0.4", "--cutmix", "1")])
+@pytest.mark.parametrize(
+    "words", [(), ("--recipe", "published"), ("--mixup", "0.4", "--cutmix", "1"), ("--no-validation",)]
+)
 def test_graph_computes_what_its_kernels_do(
     model: str, precision: str, words: tuple[str, ...], shared_tree: Path, tmp_path: Path
 ) -> None:

@@ -73,6 +73,25 @@ def test_facts_and_card_are_those_of_the_run(finished: Path, folder: Path) -> No
     assert facts["sha256"] in card
 
 
+def test_card_says_what_was_trained_on_and_what_was_held_out(finished: Path, folder: Path) -> None:
+    facts = pretrained.facts("eva8_s6", folder)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert facts["images"] == metrics["images"] == {"train": 54, "validation": 6, "test": 12}
+    accuracy = f"{metrics['last_epoch']['val_acc']:.2f} %, on 6 held-out training images"
+    assert f"| Validation accuracy | {accuracy} |\n| Trained on | 54 images |" in weights.card(facts)
+
+
+def test_card_of_a_run_on_all_images(run: Path, tmp_path: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    figures = {key: value for key, value in metrics["last_epoch"].items() if not key.startswith("val_")}
+    images = {"train": 60, "validation": 0, "test": 12}
+    change(run, images=images, last_epoch=figures, best_on_validation=None)
+    path = weights.convert(run, tmp_path / "weights")
+    assert json.loads(path.with_suffix(".json").read_text())["validation_accuracy"] is None
+    card = path.with_suffix(".md").read_text()
+    assert "| Validation accuracy | none: no training image is held out |\n| Trained on | 60 images |" in card
+
+
 def test_a_short_schedule_is_called_one_and_a_whole_one_is_not(folder: Path) -> None:
     facts = pretrained.facts("eva8_s6", folder)
     full = facts["epochs_of_the_recipe"]
@@ -153,11 +172,11 @@ def test_committed_card_is_made_of_the_committed_facts(name: str) -> None:
 
 
 @committed
-def test_committed_accuracy_is_that_of_a_committed_result(name: str) -> None:
+def test_committed_figures_are_those_of_a_committed_result(name: str) -> None:
     facts = pretrained.facts(name)
     results = [json.loads(path.read_text()) for path in (pretrained.FOLDER.parent / "results").glob(f"{name}-*.json")]
-    assert facts["test_accuracy"] in [
-        result["metrics"]["last_epoch"]["test_acc"]
+    assert (facts["test_accuracy"], facts["images"]) in [
+        (result["metrics"]["last_epoch"]["test_acc"], result["config"]["images"])
         for result in results
         if result["config"]["command"] == facts["command"] and result["config"]["git_commit"] == facts["commit"]
     ]
