@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--strides", default="", help="output strides to build variants of, as 8,16")
     parser.add_argument("--share", type=share_of, default=(1, 1), help="of two runs side by side, 1/2 and 2/2")
-    parser.add_argument("--again", action="store_true", help="answer anew what another commit answered")
+    parser.add_argument("--again", action="store_true", help="answer or time anew what another commit did")
     parser.add_argument("--retry", action="store_true", help="take up what could not be compared within its limits")
     parser.add_argument("--minutes-each", type=int, default=1, help="processor time of one model")
     parser.add_argument("--gigabytes", type=int, default=8, help="memory of one model")
@@ -283,7 +283,7 @@ def main() -> None:
         limits = Limits(options.minutes_each, options.gigabytes)
         sweep(options.minutes, strides, limits, options.share, again=options.again, retry=options.retry)
     elif options.task == "times":
-        times(build, names())
+        times(build, names(), commit(), again=options.again)
     elif options.task == "speed":
         speed()
     else:

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
@@ -168,13 +169,13 @@ def smallest(call: Callable[[], Any], rounds: int = 3) -> float:
     return min(once({"one": call})["one_seconds"] for _ in range(rounds))
 
 
-def times(build: Callable[[str], torch.nn.Module], names: Sequence[str]) -> None:
+def times(build: Callable[[str], torch.nn.Module], names: Sequence[str], commit: str, *, again: bool = False) -> None:
     """A first call of `summary` and of torchinfo on every network of timm, of `receptive_field` on convolutional ones.
 
     Convolutional networks come first, then the others in the order of `names`.
 
     Of `receptive_field` the shortest of three further calls too. What the file holds is left out: it goes on where it
-    stopped, and a file that is gone is made anew.
+    stopped, and a file that is gone is made anew. `again` times anew what was timed at another commit than `commit`.
     """
     path = RESULTS / "introspection_times.json"
     sweep: dict[str, dict[str, Any]] = json.loads((RESULTS / "introspection_sweep.json").read_text())["records"]
@@ -188,8 +189,8 @@ def times(build: Callable[[str], torch.nn.Module], names: Sequence[str]) -> None
     once(_answers(build("resnet18"), (3, 224, 224)))
     others = [name for name in names if not sweep.get(name, {}).get("convolutional")]
     for name in (*sorted(set(names) - set(others)), *others):
-        record = records.get(name, {})
-        if name in records and (name in others or "field_best_seconds" in record or "field_seconds" not in record):
+        record = {} if again and records.get(name, {}).get("commit") != commit else records.get(name, {})
+        if record and (name in others or "field_best_seconds" in record or "field_seconds" not in record):
             continue
         model = build(name)
         # What earlier networks have left is no time of this one.
@@ -198,7 +199,8 @@ def times(build: Callable[[str], torch.nn.Module], names: Sequence[str]) -> None
         calls = _answers(model, size)
         if name in others:
             del calls["field"]
-        record = records[name] = record or {"convolutional": name not in others, **once(calls)}
+        about_one = {"convolutional": name not in others, "commit": commit}
+        record = records[name] = record or about_one | once(calls)
         if "field_seconds" in record:
             record["field_best_seconds"] = smallest(calls["field"])
         print(name, records[name], flush=True)
@@ -209,7 +211,11 @@ def times(build: Callable[[str], torch.nn.Module], names: Sequence[str]) -> None
 def spread_of(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Median, nine tenths and the slowest, and how many times as long as torchinfo `summary` took."""
     convolutional = [row for row in records.values() if row["convolutional"]]
-    totals: dict[str, Any] = {"networks": len(records), "convolutional": len(convolutional)}
+    totals: dict[str, Any] = {
+        "networks": len(records),
+        "convolutional": len(convolutional),
+        "by commit": dict(Counter(row.get("commit", "earlier") for row in records.values())),
+    }
     rows = {
         "receptive_field": (convolutional, "field_seconds"),
         "receptive_field, shortest of three": (convolutional, "field_best_seconds"),

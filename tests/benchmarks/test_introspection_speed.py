@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 
 pytest.importorskip("timm")
 
 from benchmarks import introspection_speed
-from benchmarks.introspection_speed import once, smallest, spread_of, timed
+from benchmarks.introspection_speed import once, smallest, spread_of, timed, times
 
 
 class Clock:
@@ -94,6 +99,7 @@ def test_totals_are_those_of_the_records() -> None:
     }
     totals = spread_of(records)
     assert totals["networks"] == 3
+    assert totals["by commit"] == {"earlier": 3}
     assert totals["convolutional"] == 2
     assert totals["receptive_field"] == {"median": 0.2, "nine tenths": 0.3, "slowest": 0.3}
     assert totals["receptive_field, shortest of three"] == {"median": 0.05, "nine tenths": 0.05, "slowest": 0.05}
@@ -106,3 +112,32 @@ def test_totals_are_those_of_the_records() -> None:
         "over 2": 1,
     }
     assert totals["errors"] == {"c": "torchinfo: KeyError: x"}
+
+
+def test_what_another_commit_timed_is_timed_anew_if_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(introspection_speed, "RESULTS", tmp_path)
+    (tmp_path / "introspection_sweep.json").write_text('{"records": {"b": {"convolutional": true}}}')
+    timed_names: list[str] = []
+
+    def answers(model: str, _: object) -> dict[str, Callable[[], object]]:
+        timed_names.append(model)
+        return {"field": list, "summary": list, "torchinfo": list}
+
+    class Named(str):
+        default_cfg: ClassVar[dict[str, object]] = {}
+
+    monkeypatch.setattr(introspection_speed, "_answers", answers)
+
+    def run(commit: str, *, again: bool) -> list[str]:
+        timed_names.clear()
+        times(Named, ["a", "b"], commit, again=again)
+        return timed_names[1:]  # after the one that sets up
+
+    assert run("one", again=False) == ["b", "a"]
+    assert run("two", again=False) == []
+    assert run("two", again=True) == ["b", "a"]
+    assert run("two", again=True) == []
+    records = json.loads((tmp_path / "introspection_times.json").read_text())["records"]
+    assert {name: row["commit"] for name, row in records.items()} == {"a": "two", "b": "two"}
+    assert "field_best_seconds" in records["b"]
+    assert "field_seconds" not in records["a"]
