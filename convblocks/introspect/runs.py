@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from convblocks.introspect.agreement import Agreement, settled
+from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.defaults import on_cpu
 from convblocks.introspect.field import AxisField
 from convblocks.introspect.following import follows_size, windows
@@ -54,7 +55,10 @@ class Grown:
         """What every value depends on along the axis."""
         if self.found is None:
             assert self.like is not None
-            self.found = mirror(self.like.labels, self.turns, self.graph.shapes)
+            try:
+                self.found = mirror(self.like.labels, self.turns, self.graph.shapes)
+            except TooLarge:
+                self.found = propagate(self.graph, self.axis, self.policy)
         return self.found
 
     def cut(self, count: int) -> None:

@@ -97,10 +97,10 @@ def _found(call: _Turning) -> list[Turn] | None:
     else:
         rule = _RULES.get(call.op)
         found = rule(call) if rule is not None else None
-    known = [turn for turn in found or () if turn is not None]
-    if found is None or len(known) < len(found):
+    fitting = [turn for turn, shape in zip(found or (), call.shapes, strict=False) if turn and turn.shape == shape]
+    if found is None or len(fitting) < len(found):
         return None
-    return [*known, *[still(shape) for shape in call.shapes[len(known) :]]]
+    return [*fitting, *[still(shape) for shape in call.shapes[len(fitting) :]]]
 
 
 def _pointwise(call: _Turning) -> Found:

@@ -20,14 +20,15 @@ FREE = -1
 class Turn:
     """For every dimension of a tensor the lengths of those it is made of, 1 left out; for each of these its place.
 
-    Places are counted through all dimensions: that of another one, its own, or `FREE`. `turns` says whether anything
-    changes places.
+    Places are counted through all dimensions: that of another one, its own, or `FREE`. `shape` is that of the tensor,
+    and `turns` says whether anything changes places.
     """
 
-    __slots__ = ("_hash", "_starts", "groups", "places", "turns")
+    __slots__ = ("_hash", "_starts", "groups", "places", "shape", "turns")
 
     def __init__(self, groups: tuple[tuple[int, ...], ...], places: tuple[int, ...]) -> None:
         self.groups, self.places = groups, places
+        self.shape = tuple(map(math.prod, groups))
         self.turns = any(place not in (number, FREE) for number, place in enumerate(places))
         self._starts = [0, *accumulate(map(len, groups))]
         # Asked for at every step.

@@ -216,6 +216,7 @@ OTHERS: dict[str, Step] = {
     "exchange": lambda x: F.conv2d(x.transpose(2, 3), ones(4, 4, 1, 3), padding=(0, 1)),
     "columns": lambda x: x + x.mean(2, keepdim=True),
     "row maximum": lambda x: x + x.amax(3, keepdim=True),
+    "largest of a column": lambda x: x + x.max(2, keepdim=True).values,
     "softmax": lambda x: x.softmax(3),
     "running sum": lambda x: x.cumsum(2),
     "places joined": lambda x: torch.cat([x, convolved(x, padding=1)], 3)[..., : x.shape[3]],
@@ -248,6 +249,14 @@ def test_fields_are_those_of_both_followed(name: str, monkeypatch: pytest.Monkey
     both = analyse(network, (4, 24, 24))
     assert both.grown(width)[0].like is None
     assert fields == {value: both.field(width, value) for value in both.grown(height)[0].labels.labels}
+
+
+def test_labels_that_cannot_be_mirrored_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise TooLarge([1])
+
+    monkeypatch.setattr(runs, "mirrored", refuse)
+    assert check(analyse(lambda x: in_windows(convolved(x, padding=1)), (4, 24, 24)))
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -24,7 +24,7 @@ def apply(x: Tensor, turn: Turn) -> Tensor:
 
 
 def shape_of(turn: Turn) -> list[int]:
-    return [math.prod(group) for group in turn.groups]
+    return [*turn.shape]
 
 
 def filled(turn: Turn) -> Tensor:
