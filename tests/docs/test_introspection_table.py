@@ -51,6 +51,14 @@ def test_the_page_shows_the_committed_times_of_all_networks() -> None:
     assert (
         f"and more than twice on {beside['over 2']} of {beside['networks']}, at most {beside['largest']} times" in shown
     )
+    over = [
+        name
+        for name, row in data["records"].items()
+        if row.get("torchinfo_seconds") and row["summary_seconds"] / row["torchinfo_seconds"] > 2
+    ]
+    assert len(over) == beside["over 2"]
+    assert all(name in shown for name in over)
+    assert f"{totals['by commit'].get('earlier', 0)} of the {totals['networks']} times are of earlier commits" in shown
 
 
 def test_summary_takes_at_most_twice_the_time_of_torchinfo() -> None:
