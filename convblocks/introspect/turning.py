@@ -309,7 +309,10 @@ def _window(call: _Turning) -> Found:
         return None
     if convolves and not _is_even_kernel(call.graph, arguments["weight"]):
         return None
-    channels = resized(first, 1, call.out[1], free=first.is_free(1) or (convolves and call["groups"] == 1))
+    # What a constant makes zero may be other places for other channels.
+    mixed = convolves and arguments["groups"] == 1
+    free = (first.is_free(1) or mixed) and (not convolves or zeros(call.graph, arguments["weight"].value) is None)
+    channels = resized(first, 1, call.out[1], free=free)
     if channels is None:
         return None
     if convolves and _is_pointwise_convolution(call):

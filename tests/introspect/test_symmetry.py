@@ -142,6 +142,14 @@ def unrolled(x: Tensor) -> Tensor:
     return F.interpolate(y.transpose(1, 2).reshape(1, 4, x.shape[2] // 2, -1), x.shape[2:])
 
 
+def windows_by_channel(x: Tensor) -> Tensor:
+    """Channels that see other windows each are weights of four places, two by two."""
+    cross = torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    masks = torch.stack([ones(3, 3), cross, ones(3, 3), 1 - cross])[:, None]
+    weights = F.conv2d(x, ones(4, 4, 3, 3) * masks, padding=1).flatten(2).transpose(1, 2)
+    return x + as_map(weights @ F.adaptive_avg_pool2d(x, 2).flatten(2).transpose(1, 2), x)
+
+
 ALIKE: dict[str, Step] = {
     "unrolled": unrolled,
     "channels last": lambda x: F.linear(x.permute(0, 2, 3, 1), ones(4, 4)).permute(0, 3, 1, 2),
@@ -192,6 +200,7 @@ ALIKE: dict[str, Step] = {
 }
 
 OTHERS: dict[str, Step] = {
+    "weights by channel": windows_by_channel,
     "axial attention": axial,
     "other windows": lambda x: in_windows(x, (4, 6)),
     "channels of places": of_channels,
