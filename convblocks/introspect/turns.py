@@ -263,22 +263,27 @@ def _at(groups: Sequence[Sequence[_Fine]], dim: int, number: int) -> _Fine | Non
 def product(left: Turn, right: Turn) -> Turn | None:
     """Of a matrix product, batched or not, of what turns so; None where the two do not fit.
 
-    What is within the batch, the rows, the columns and what is summed over may change places within that alone.
+    What is within the batch, the rows, the columns and what is summed over may change places within that alone, but for
+    batch and rows of many matrices by one.
     """
     rank = len(left.groups)
-    if not all(turn.closed([dim]) for turn in (left, right) for dim in range(rank)):
+    rows, last = rank - 2, rank - 1
+    summed = _either(_within(left, last), _within(right, rows))
+    if summed is None or not (left.closed([last]) and right.closed([rows]) and right.closed([last])):
         return None
-    summed = _either(_within(left, rank - 1), _within(right, rank - 2))
-    batch = [_either(_within(left, dim), _within(right, dim)) for dim in range(rank - 2)]
-    kinds = [*batch, _within(left, rank - 2), _within(right, rank - 1)]
-    if summed is None or None in batch:
+    columns: Spelled = tuple([(length, None if n is None else (last, n)) for length, n in _within(right, last)])
+    if all(right.is_free(dim) for dim in range(rows)):
+        # One matrix for all: what is in the batch is as what is in the rows.
+        return read([*[_spelled(left, dim, rank) for dim in range(last)], columns])
+    if not all(turn.closed([dim]) for turn in (left, right) for dim in range(rows)):
         return None
-    return read(
-        [
-            tuple([(length, None if n is None else (dim, n)) for length, n in kind or ()])
-            for dim, kind in enumerate(kinds)
-        ]
-    )
+    kinds = [*[_either(_within(left, dim), _within(right, dim)) for dim in range(rows)], _within(left, rows)]
+    if None in kinds:
+        return None
+    spelled: list[Spelled] = [
+        tuple([(length, None if n is None else (dim, n)) for length, n in kind or ()]) for dim, kind in enumerate(kinds)
+    ]
+    return read([*spelled, columns])
 
 
 Within = tuple[tuple[int, int | None], ...]

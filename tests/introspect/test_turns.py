@@ -156,9 +156,14 @@ def test_a_matrix_product_of_places_with_themselves(batch: tuple[tuple[int, ...]
 
 
 def test_what_changes_places_across_the_dimensions_of_a_product_is_not_followed() -> None:
-    """Every row of a map for itself."""
+    """Every row of a map for itself, unless by one matrix for all."""
     rows = Turn(((4,), (4,), (5,)), (1, 0, FREE))
-    assert product(rows, still((4, 5, 3), free=True)) is None
+    assert product(rows, still((4, 5, 3))) is None
+    assert product(rows, Turn(((4,), (5,), (4,)), (2, FREE, 0))) is None
+    found = product(rows, still((4, 5, 3), free=True))
+    assert found == Turn(((4,), (4,), (3,)), (1, 0, FREE))
+    x, y = filled(rows), torch.ones(4, 5, 3, dtype=torch.int64)
+    assert (apply(x, rows) @ y).equal(apply(x @ y, found))
 
 
 def test_lengths_that_change() -> None:

@@ -17,6 +17,9 @@ def _range(*bounds: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor |
     if not all(type(bound) in (int, float) for bound in (start, end, step)) or step == 0 or (end - start) / step < 0:
         return None
     whole = all(type(bound) is int for bound in (start, end, step))
+    if dtype is not None and not whole and not dtype.is_floating_point:
+        # Bounds are cut off to integers, or refused, by version.
+        return None
     length = -((start - end) // step) if whole else math.ceil((end - start) / step)
     return torch.empty(length, dtype=dtype or (torch.int64 if whole else torch.get_default_dtype()), device="meta")
 
