@@ -13,7 +13,7 @@ from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.operations import ATTENTION, FUSED_ATTENTION, is_pointwise
 from convblocks.introspect.registry import RULES
 from convblocks.introspect.rules.pointwise import elementwise
-from convblocks.introspect.turns import Turn, moved, resized, still, stretched, viewed
+from convblocks.introspect.turns import Turn, emptied, moved, resized, still, stretched, viewed
 from convblocks.introspect.zeros import zeros
 
 PAIRS = ("stride", "padding", "dilation", "output_padding", "kernel_size", "output_size", "scale_factors")
@@ -207,19 +207,10 @@ def _gather(call: _Turning) -> Found:
     if first is None or not first.closed(dims):
         return None
     for dim in dims:
-        first = _emptied(first, dim)
+        first = emptied(first, dim)
     if len(call.out) < call.rank:
         first = moved(first, tuple([dim for dim in range(call.rank) if dim not in dims]))
     return [first] * len(call.shapes)
-
-
-def _emptied(turn: Turn, dim: int) -> Turn:
-    """With length 1 of a dimension; what it has changed places with, if anything is left of that, is gathered too."""
-    kept = [n for n in range(len(turn.places)) if n not in turn.numbers(dim)]
-    numbers = {old: new for new, old in enumerate(kept)}
-    places = [turns.FREE if turn.places[n] == turns.FREE else numbers.get(turn.places[n], numbers[n]) for n in kept]
-    groups = [() if other == dim else group for other, group in enumerate(turn.groups)]
-    return Turn(tuple(groups), tuple(places))
 
 
 def _row(call: _Turning) -> Found:
@@ -233,7 +224,7 @@ def _layer_norm(call: _Turning) -> Found:
         return None
     statistics = first
     for dim in last:
-        statistics = _emptied(statistics, dim)
+        statistics = emptied(statistics, dim)
     return [first, *[statistics] * (len(call.shapes) - 1)]
 
 
@@ -246,12 +237,11 @@ def _channel_norm(call: _Turning) -> Found:
 
 def _matrices(call: _Turning) -> Found:
     names = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}.get(call.op, ("self", "mat2"))
-    left, right = (call.of(call[name]) for name in names)
-    found = left and right and turns.product(left, right)
-    added = call.node.arguments.get("self") if call.op in ("addmm", "baddbmm") else None
+    added = call["self"] if call.op in ("addmm", "baddbmm") else None
     if isinstance(added, Ref) and added.value in call.known:
         return None
-    return [found or None]
+    left, right = (call.of(call[name]) for name in names)
+    return [left and right and turns.product(left, right)]
 
 
 def _attention(call: _Turning) -> Found:

@@ -198,6 +198,15 @@ def resized(turn: Turn, dim: int, length: int, *, free: bool | None = None) -> T
 
 
 @lru_cache(maxsize=4096)
+def emptied(turn: Turn, dim: int) -> Turn:
+    """With length 1 of a dimension that has been gathered, as has been or will be what changes places with it."""
+    kept = [n for n in range(len(turn.places)) if n not in turn.numbers(dim)]
+    numbers = {old: new for new, old in enumerate(kept)}
+    places = [FREE if turn.places[n] == FREE else numbers.get(turn.places[n], numbers[n]) for n in kept]
+    return Turn(tuple([() if other == dim else group for other, group in enumerate(turn.groups)]), tuple(places))
+
+
+@lru_cache(maxsize=4096)
 def stretched(turn: Turn, dims: tuple[int, int], lengths: tuple[int, int]) -> Turn | None:
     """With other lengths of two whole dimensions that change places."""
     if turn.partner(dims[0]) != dims[1] or lengths[0] != lengths[1]:
