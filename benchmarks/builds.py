@@ -11,10 +11,12 @@ from convblocks.ops import (
     _kernels_five_weight,
     _kernels_gradients,
     _kernels_separable,
+    _kernels_stride,
     _kernels_training,
     _launch,
     _launch_five,
     _launch_separable,
+    _launch_stride,
     _launch_training,
 )
 from convblocks.ops._launch_separable import power_of_two
@@ -89,6 +91,28 @@ def five(
     kernel = _kernels_five_weight.rows_weight_5 if weight else _kernels_five.rows_forward_5
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     return _rolling(assembly, chosen, chosen.channels)._replace(rounds=chosen.rows + 4)
+
+
+def stride_2(
+    dtype: str,
+    arch: int,
+    *,
+    backward: bool = False,
+    statistics: bool = False,
+    channels: int = 256,
+    unit: int = 16,
+    tiling: _launch.Tiling | None = None,
+) -> Build:
+    """The rolling kernels of stride 2: an element is one of the smaller map."""
+    chosen = tiling or (_launch_stride.BACKWARD if backward else _launch_stride.FORWARD)
+    chosen = _launch.fit(chosen, channels, 2 if backward else WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY", "DX"), SHORT[dtype])
+    pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT"), "fp32")
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_SHIFT": True, "STATISTICS": statistics}
+    constants |= {"STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
+    kernel = _kernels_stride.rows_backward_stride_2 if backward else _kernels_stride.rows_forward_stride_2
+    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    return build._replace(outputs=build.outputs / 2, rounds=chosen.rows + 1)
 
 
 def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:

@@ -3,7 +3,8 @@
 Every kernel is compiled for GPUs that need not be there, at the widest blocks that `convblocks.ops` starts and at
 common ones, and disassembled. For each: registers of a thread, accesses to spilled ones, shared memory of a program,
 the warps that one multiprocessor holds at a time by these two, and for the rolling kernels the instructions for an
-element: of the output, or of the mean of input and output where a block changes the number of channels.
+element: of the output, with a stride of 2 of the smaller map, or of the mean of input and output where a block changes
+the number of channels.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward_5": _later(builds.five, dtype, arch, channels=64),
             "rows_forward_5, statistics": _later(builds.five, dtype, arch, statistics=True, channels=64),
             "rows_weight_5": _later(builds.five, dtype, arch, weight=True, channels=64),
+            "rows_forward_stride_2": _later(builds.stride_2, dtype, arch, channels=64),
+            "rows_forward_stride_2, statistics": _later(builds.stride_2, dtype, arch, statistics=True, channels=64),
+            "rows_backward_stride_2": _later(builds.stride_2, dtype, arch, backward=True, channels=64),
             "gather_forward": _later(builds.gather, dtype, arch, channels=64),
             "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
         }

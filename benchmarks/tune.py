@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 LAST = torch.channels_last
 
 CASES = [Case(LARGE[0]), Case(LARGE[0], out=64), Case(LARGE[1], out=128), Case(LARGE[0], dilation=8)]
-CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4]), Case(LARGE[3], kernel=5)]
+CASES += [Case(LARGE[2]), Case(LARGE[2], out=32), Case(LARGE[0], out=128), Case(LARGE[4])]
+CASES += [Case(LARGE[3], kernel=5), Case(LARGE[3], stride=2)]
 
 
 def tilings(case: Case) -> list[Tiling]:

@@ -66,7 +66,7 @@ def _row_of_eight(at, step, bits, column):
 
 
 @triton.jit
-def _store_column(at, y, bits, j: tl.constexpr, column):
+def store_column(at, y, bits, j: tl.constexpr, column):
     tl.store(at, y.to(at.dtype.element_ty), mask=((bits & (1 << j)) != 0)[:, None] & column)
 
 
@@ -188,10 +188,10 @@ def rows_forward_5(
             s0, s1, s2, s3 = _add_row(a, b, d, e, f, g, h, i, w00, w01, w02, w03, w04, begin, begin, begin, begin)
             done = in_row(own, k >= 4)
             out = y_at + (first + (k - 4) * DH) * WO * C
-            _store_column(out, y0, done, 0, column)
-            _store_column(out + step, y1, done, 1, column)
-            _store_column(out + 2 * step, y2, done, 2, column)
-            _store_column(out + 3 * step, y3, done, 3, column)
+            store_column(out, y0, done, 0, column)
+            store_column(out + step, y1, done, 1, column)
+            store_column(out + 2 * step, y2, done, 2, column)
+            store_column(out + 3 * step, y3, done, 3, column)
             if STATISTICS:
                 z0 = tl.where(((done & 1) != 0)[:, None], y0 - around, 0.0)
                 plain += z0

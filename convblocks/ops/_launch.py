@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_sums
+from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_stride, _launch_sums
 from convblocks.ops._start import Kernels, Options
 from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, compiled_for, fit, plan_rows
 
@@ -43,6 +43,24 @@ def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     return kernel == (3, 3) and stride == (1, 1) and padding[0] <= dilation[0] and padding[1] <= dilation[1]
 
 
+def thinned(
+    size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[tuple[slice, slice], Pair, Pair] | None:
+    """Where strides divide the dilations: the rows and columns that are read at all, and padding and dilation of these.
+
+    Among them the stride is 1. None where no rolling kernel would compute that, or where there are none.
+    """
+    if stride == (1, 1) or any(d % s for d, s in zip(dilation, stride, strict=True)):
+        return None
+    (top, left), (sh, sw) = (blocks(p, s) for p, s in zip(padding, stride, strict=True)), stride
+    first, rate = (top * sh - padding[0], left * sw - padding[1]), (dilation[0] // sh, dilation[1] // sw)
+    if first[0] >= size[0] or first[1] >= size[1]:
+        return None
+    if not (rolls(kernel, (1, 1), (top, left), rate) or _launch_five.rolls(kernel, (1, 1))):
+        return None
+    return (slice(first[0], None, sh), slice(first[1], None, sw)), (top, left), rate
+
+
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -71,6 +89,9 @@ def forward(
     rolling = rolls(kernel, stride, padding, dilation)
     if not rolling and (scale is not None or act):
         raise ValueError("scale and act belong to the rolling kernel: 3 x 3, stride 1, padding up to the dilation")
+    if _launch_stride.rolls(kernel, stride, dilation):
+        with torch.cuda.device_of(x):
+            return out, _launch_stride.forward(x, weight, None if bias is None else some, out, padding, around, tiling)
     far = blocks(ho, dilation[0]) <= FEW_ROWS and x.element_size() == 2
     five = _launch_five.rolls(kernel, stride)
     own = (FAR_FORWARD if far else ROWS_FORWARD) if rolling else _launch_five.FORWARD if five else GATHER_FORWARD
@@ -122,11 +143,25 @@ def backward(
 
     Where each has a kernel of its own, `tiling` is of the weight's.
     """
+    kernel = weight.shape[2], weight.shape[3]
+    thin = thinned((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
+    if thin is not None:
+        (rows, columns), inner, rate = thin
+        few = x[:, :, rows, columns]
+        part, d_weight, d_bias = backward(dy, few, weight, (1, 1), inner, rate, has_bias, tiling=tiling)
+        d_x = torch.zeros_like(x, memory_format=torch.channels_last)
+        d_x[:, :, rows, columns] = part
+        return d_x, d_weight, d_bias
     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
     weight = weight.contiguous()
-    (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
+    n, c, h, w = x.shape
     ho, wo = dy.shape[2:]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if _launch_stride.rolls(kernel, stride, dilation):
+        with torch.cuda.device_of(x):
+            part = _launch_stride.backward(dy, x, weight, out, padding, tiling)
+            d_bias = dy.sum((0, 2, 3)) if has_bias else None
+            return out, _launch_sums.total(part, weight.dtype, weight.shape), d_bias
     rolling = rolls(kernel, stride, padding, dilation)
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
     five = _launch_five.rolls(kernel, stride)

@@ -18,7 +18,7 @@ class Tiling(NamedTuple):
     """How a kernel is cut into programs; what `benchmarks/kernels.py --tune` varies."""
 
     block: int = 16
-    """Positions (of four columns, for the rolling kernels) of one step."""
+    """Positions (units of some columns, for the rolling kernels) of one step."""
     channels: int = 64
     """Channels of one program; narrowed to what the tensor has."""
     rows: int = 16
@@ -42,6 +42,7 @@ class Plan(NamedTuple):
     rows: int
     strips: int
     quads: int
+    """Units of a row; of four columns, or of two."""
     tiles: int
     chunks: int
     programs: int
@@ -58,13 +59,16 @@ def at_once(tiling: Tiling, itemsize: int) -> int:
 
 
 @functools.lru_cache(4096)
-def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int) -> Plan:
+def plan_rows(
+    n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int, columns: int = 4
+) -> Plan:
     """Cut a map into strips of rows and those into programs, so that the last of them is done soonest.
 
     `places` programs run at a time, each for the rows of its strip and those beyond, tile after tile, and the
     beginning and end of a program. That orders what was measured on an H200, and comes within some percent of it.
+    A unit has that many `columns`.
     """
-    quads = blocks(blocks(width, dilation[1]), 4) * min(dilation[1], width)
+    quads = blocks(blocks(width, dilation[1]), columns) * min(dilation[1], width)
     chunks, across = blocks(n * quads, tiling.block), blocks(c, tiling.channels)
     residue, of_each = blocks(height, dilation[0]), min(dilation[0], height)
     least = blocks(residue, tiling.rows)

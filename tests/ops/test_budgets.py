@@ -24,6 +24,7 @@ from convblocks.ops import (
     _kernels_five_weight,
     _kernels_gradients,
     _kernels_separable,
+    _kernels_stride,
     _kernels_training,
     _launch,
 )
@@ -76,6 +77,27 @@ def test_rolling_five(dtype: str, arch: int, statistics: bool) -> None:
     assert build.an_element() <= (45 if statistics else 42)
 
 
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_forward_of_stride_two(dtype: str, arch: int, statistics: bool) -> None:
+    build = builds.stride_2(dtype, arch, statistics=statistics)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=2)
+    assert build.rounds == 65
+    # Of the output, for each of which 10 bytes are moved: at full copy speed there is time for 70.
+    assert build.an_element() <= (35 if statistics else 30)
+
+
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90), ("float32", 80)])
+def test_rolling_backward_of_stride_two(dtype: str, arch: int) -> None:
+    build = builds.stride_2(dtype, arch, backward=True)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=8, bits=".128" if dtype == "float32" else ".64")
+    assert build.rounds == 65
+    # Of dy, for each of which 18 bytes are moved: there is time for 126.
+    assert build.an_element() <= 60
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
 def test_rolling_five_weight(dtype: str, arch: int, bias: bool) -> None:
@@ -119,6 +141,10 @@ def test_loops_hand_on_all_that_they_should() -> None:
     assert builds.five("bfloat16", 90, statistics=True).assembly.carried == (2, 18)
     assert builds.five("bfloat16", 90, weight=True).assembly.carried == (25, 41)
     assert builds.five("bfloat16", 90, weight=True, bias=True).assembly.carried == (26, 42)
+    # Of stride 2, sums of one row for two columns; then nine sums, and three columns of dy of one row.
+    assert builds.stride_2("bfloat16", 90).assembly.carried == (0, 2)
+    assert builds.stride_2("bfloat16", 90, statistics=True).assembly.carried == (2, 4)
+    assert builds.stride_2("bfloat16", 90, backward=True).assembly.carried == (9, 12)
     assert builds.separable("bfloat16", 90, 64, 64).assembly.carried == (0, 8)
     assert builds.training("norm_sums", "bfloat16", 90, 64, 64).assembly.carried == (2,)
     assert builds.training("pointwise_forward", "bfloat16", 90, 64, 64).assembly.carried == (2,)
@@ -144,6 +170,16 @@ def test_few_channels_of_five_are_loaded_as_widely_as_they_lie(unit: int, weight
     assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
 
 
+@pytest.mark.parametrize("unit", [1, 2, 4, 8])
+@pytest.mark.parametrize("backward", [False, True])
+def test_few_channels_of_stride_two_are_loaded_as_widely_as_they_lie(unit: int, backward: bool) -> None:
+    build = builds.stride_2("bfloat16", 90, backward=backward, channels=48 + unit, unit=unit)
+    assert build.assembly.spills() == 0
+    names = build.assembly.instructions
+    bits = {1: ".U16", 2: "LDGSTS.E", 4: "LDGSTS.E.64", 8: "LDGSTS.E.64" if backward else "LDGSTS.E.BYPASS.128"}[unit]
+    assert any(name.startswith("LDG") and name.endswith(bits) for name in names), Counter(names)
+
+
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 80), ("float32", 80), ("float32", 90)])
 @pytest.mark.parametrize("backward", [False, True])
 def test_gathering_spills_nowhere(dtype: str, arch: int, backward: bool) -> None:
@@ -162,6 +198,7 @@ KERNELS = [
     *(_kernels.rows_forward, _kernels.gather_forward),
     *(_kernels_five.rows_forward_5, _kernels_five_weight.rows_weight_5),
     *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward),
+    *(_kernels_stride.rows_forward_stride_2, _kernels_stride.rows_backward_stride_2),
     *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
     *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),
     *(_kernels_training.pointwise_forward, _kernels_training.pointwise_backward),

@@ -36,7 +36,40 @@ CASES = {
     "valid": Case((2, 5, 9, 10), padding=(0, 0), dilation=(2, 3), bias=False),
     "partly padded": Case((1, 7, 8, 9), padding=(1, 2), dilation=(2, 3)),
     "padded by more than the dilation": Case((1, 8, 6, 5), padding=(3, 2)),
-    "stride": Case((2, 20, 13, 11), stride=(2, 3), dtype="bfloat16"),
+    "strides": Case((2, 20, 13, 11), stride=(2, 3), dtype="bfloat16"),
+    "stride 2": Case((2, 20, 13, 11), stride=(2, 2), dtype="bfloat16", statistics=True),
+    "stride 2, even size": Case((3, 16, 12, 8), stride=(2, 2), dtype="float16", statistics=True),
+    "stride 2, valid": Case((2, 5, 9, 10), stride=(2, 2), padding=(0, 0), bias=False, statistics=True),
+    "stride 2, padded by more than the kernel": Case((2, 8, 6, 5), stride=(2, 2), padding=(3, 4), statistics=True),
+    "stride 2, one pixel": Case((2, 8, 1, 1), stride=(2, 2)),
+    "stride 2, contiguous": Case((2, 12, 6, 7), stride=(2, 2), layout="contiguous_format"),
+    "stride 2, strips and tiles": Case(
+        (3, 40, 23, 9),
+        stride=(2, 2),
+        dtype="bfloat16",
+        tiling={"block": 2, "channels": 16, "rows": 3, "tiles": 2, "stages": 4},
+        statistics=True,
+    ),
+    "stride 2, strips and tiles, partly padded": Case(
+        (2, 24, 20, 11),
+        stride=(2, 2),
+        padding=(2, 0),
+        tiling={"block": 1, "channels": 16, "rows": 2, "tiles": 3, "stages": 1},
+        statistics=True,
+    ),
+    "stride and dilation of 2": Case((2, 20, 13, 12), stride=(2, 2), padding=(2, 2), dilation=(2, 2), dtype="bfloat16"),
+    "stride of 2 in a dilation of 4, partly padded": Case(
+        (2, 12, 17, 16), stride=(2, 2), padding=(1, 3), dilation=(4, 4), statistics=True
+    ),
+    "strides that divide the dilations": Case(
+        (2, 8, 16, 19), stride=(1, 3), padding=(2, 1), dilation=(2, 6), dtype="float16", bias=False
+    ),
+    "stride and dilation of 2, 5 x 5": Case(
+        (2, 12, 14, 13), (5, 5), stride=(2, 2), padding=(4, 3), dilation=(2, 2), dtype="bfloat16"
+    ),
+    "stride and dilation of 2, nothing but padding is met": Case(
+        (2, 8, 1, 2), stride=(2, 2), padding=(3, 3), dilation=(2, 2)
+    ),
     "even kernel": Case((1, 6, 8, 8), kernel=(2, 4), padding=(0, 1)),
     "large kernel": Case((1, 17, 12, 10), kernel=(7, 5), padding=(3, 2)),
     "pointwise": Case((2, 3, 5, 5), kernel=(1, 1), padding=(0, 0)),
@@ -93,7 +126,7 @@ CASES = {
         (2, 8, 9, 6), padding=(5, 1), dilation=(8, 1), tiling={"block": 4, "rows": 1, "tiles": 2}
     ),
     "tiles of the gathering kernel": Case(
-        (2, 16, 6, 7), stride=(2, 2), tiling={"block": 16, "channels": 16, "tiles": 3}
+        (2, 16, 6, 7), stride=(2, 1), tiling={"block": 16, "channels": 16, "tiles": 3}
     ),
     "5 x 5": Case((2, 16, 13, 11), (5, 5), padding=(2, 2), statistics=True),
     "5 x 5, dilated": Case((2, 24, 11, 16), (5, 5), padding=(4, 4), dilation=(2, 2), dtype="bfloat16", statistics=True),
@@ -144,8 +177,8 @@ def pairs(low: int, high: int):
 def cases(draw):
     rolling = draw(st.sampled_from((0, 3, 5)))
     kernel = (rolling, rolling) if rolling else draw(pairs(1, 5))
-    stride = (1, 1) if rolling else draw(pairs(1, 3))
-    dilation = draw(pairs(1, 4))
+    stride = draw(st.sampled_from(((1, 1), (2, 2))) if rolling else pairs(1, 3))
+    dilation = draw(st.just((1, 1)) | pairs(1, 4) if stride == (2, 2) else pairs(1, 4))
     padding = draw(pairs(0, 4))
     if rolling == 3:
         padding = min(padding[0], dilation[0]), min(padding[1], dilation[1])

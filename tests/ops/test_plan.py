@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from convblocks.ops import _launch
+from convblocks.ops import _launch, _launch_stride
 from convblocks.ops._launch import Plan, Tiling, blocks
 
 TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD, _launch.FAR_BACKWARD]
@@ -41,6 +41,14 @@ def test_every_row_and_unit_belongs_to_one_program(n, c, height, width, dilation
     assert 1 <= plan.tiles <= 16
     assert plan.chunks * plan.tiles * tiling.block >= units
     assert (plan.chunks - 1) * plan.tiles * tiling.block < units
+
+
+@given(st.integers(1, 600), st.integers(1, 230), st.integers(1, 230))
+def test_units_of_two_columns(n, height, width):
+    plan = _launch.plan_rows(n, 64, height, width, (1, 1), _launch_stride.FORWARD, PLACES, columns=2)
+    assert 2 * (plan.quads - 1) < width <= 2 * plan.quads
+    assert (plan.strips - 1) * plan.rows < height <= plan.strips * plan.rows
+    assert (plan.chunks - 1) * plan.tiles * 4 < n * plan.quads <= plan.chunks * plan.tiles * 4
 
 
 @given(st.integers(1, 600), st.sampled_from([32, 64, 256]), st.integers(1, 230), st.sampled_from(TILINGS))

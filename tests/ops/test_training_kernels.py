@@ -18,6 +18,8 @@ CASES = {
     "float32": Training((2, 16, 7, 6), 24),
     "float16, dilated": Training((2, 20, 8, 8), 12, padding=(2, 2), dilation=(2, 2), dtype="float16"),
     "any kernel": Training((2, 12, 9, 8), 20, (5, 3), (2, 1), (2, 1), (1, 2), dtype="bfloat16"),
+    "stride 2": Training((2, 20, 9, 8), 12, (3, 3), (2, 2), (1, 1), dtype="bfloat16"),
+    "stride and dilation of 2": Training((2, 12, 10, 9), 20, (3, 3), (2, 2), (2, 2), (2, 2), dtype="float16"),
     "5 x 5": Training((2, 12, 9, 8), 20, (5, 5), (1, 1), (2, 2), dtype="bfloat16"),
     "5 x 5, dilated": Training((2, 24, 9, 10), 20, (5, 5), (1, 1), (4, 3), (2, 2), dtype="float16"),
     "frozen, both": Training((2, 16, 7, 6), 8, batch=(False, False)),
