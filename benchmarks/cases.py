@@ -41,6 +41,7 @@ DEPTHWISE = [
     *(Case(shape, dilation=d) for shape in LARGE for d in (1, 2, 4, 8)),
     *(Case(LARGE[0], dilation=d, dtype="float32") for d in (1, 8)),
     Case(LARGE[3], stride=2),
+    Case(LARGE[3], stride=2, dilation=2),
     Case(LARGE[3], kernel=5),
     Case(LARGE[3], kernel=7),
     *(Case(shape, dilation=d) for shape in SMALL for d in (1, 2)),
