@@ -51,8 +51,8 @@ class Analysis(Runs):
 
         Where both have become one dimension, the order of its units is another one for each.
         """
-        turn = self.turns.get(value) if self.turns is not None else None
-        return turn is None or turn.is_plain or along.period == 1
+        turn = self.turns.get(value) if along.period != 1 and self.turns is not None else None
+        return turn is None or turn.is_plain
 
     @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:

@@ -218,6 +218,20 @@ def stretched(turn: Turn, dims: tuple[int, int], lengths: tuple[int, int]) -> Tu
     return _put_together(groups)
 
 
+@lru_cache(maxsize=4096)
+def slid(turn: Turn, lengths: tuple[int, ...], *, free: bool, pointwise: bool) -> Turn | None:
+    """After windows over the last two of four dimensions, from which result three of these lengths.
+
+    The rest, the batch, stays apart. `free`: nothing varies along the channels; `pointwise`: windows are of one place.
+    """
+    if not turn.stays(1) or not turn.closed([0]):
+        return None
+    channels = resized(turn, 1, lengths[0], free=free)
+    if channels is None or pointwise:
+        return channels
+    return stretched(channels, (3, 2), (lengths[2], lengths[1]))
+
+
 Spelled = tuple[tuple[int, tuple[int, int] | None], ...]
 """The finer dimensions of one: lengths, and places as a dimension and a number in it, None for `FREE`."""
 
