@@ -22,6 +22,7 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
     would be left with it.
     """
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    empty: list[dict[str, Any]] = []
     lists: list[tuple[list[Any], list[Any]]] = []
     for module in modules:
         own = vars(module)
@@ -30,8 +31,10 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
             # Most of a module's mappings are its hooks, of which there are none.
             if type(value) is dict:
                 table = cast("dict[str, Any]", value)
-                if table or name not in _HOOKS:
+                if table:
                     before.append((table, table.copy()))
+                elif name not in _HOOKS:
+                    empty.append(table)
             elif type(value) is list:
                 found = cast("list[Any]", value)
                 lists.append((found, found.copy()))
@@ -41,14 +44,14 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
         for table, entries in before:
             if not _unchanged(table, entries):
                 _restore(table, entries)
+        for table in filter(None, empty):
+            table.clear()
         for value, entries in lists:
             value[:] = entries
 
 
 def _unchanged(table: dict[str, Any], entries: dict[str, Any]) -> bool:
     """Whether the same names stand in the same order for the same things."""
-    if not entries:
-        return not table
     return [*table] == [*entries] and all(map(is_, table.values(), entries.values()))
 
 

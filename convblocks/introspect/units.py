@@ -68,12 +68,13 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
     if len(varying) > 1:
         travel = {dim: _travel(labels, dim) for dim in varying}
         dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
-    others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
-    if others:
-        flat = least(labels, [d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
-        order = flat[0].argsort(stable=True)
-        return Units(flat[0][order], -flat[1][order], None)
-    flat = least(labels, [d for d in varying if d != dim]).data.reshape(2, -1)
+        others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
+        if others:
+            flat = least(labels, [d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
+            order = flat[0].argsort(stable=True)
+            return Units(flat[0][order], -flat[1][order], None)
+        labels = least(labels, [d for d in varying if d != dim])
+    flat = labels.data.reshape(2, -1)
     return Units(flat[0], -flat[1], dim)
 
 
