@@ -125,7 +125,8 @@ class Analysis(Runs):
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self.prefer(run.graph.shapes[value], axis)
-        lo, hi, *_ = units_of(run.labels.labels[value], prefer)
+        found = units_of(run.labels.labels[value], prefer)
+        lo, hi = found.lo, found.hi
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 

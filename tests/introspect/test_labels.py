@@ -76,7 +76,7 @@ def test_even_steps_are_found_as_by_the_search_for_a_period(
         low[place % units] += lower
         high[place % units] += higher
     low, high = low.clamp(min=0).int(), high.clamp(max=length - 1).int()
-    found = _uniform(low, high, length, margin)
+    found = _uniform(low, -high, length, margin)
     assert found is None or found == _searched(low, high, length, margin)
     if not changes and step > 0 and size > 0 and margin > 0:
         searched = _searched(low, high, length, margin)
