@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -242,5 +242,5 @@ def _gaps(taps: Tensor, length: int) -> tuple[bool, bool]:
 
 def spread(values: Any, count: int) -> list[Any]:
     """`[2]` stands for `[2, 2]` in the arguments of poolings."""
-    listed = list(cast("Sequence[Any]", values)) if isinstance(values, (list, tuple)) else [values]
+    listed: list[Any] = [*values] if isinstance(values, (list, tuple)) else [values]
     return listed * count if len(listed) == 1 else listed

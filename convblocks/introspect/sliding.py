@@ -9,7 +9,7 @@ from functools import lru_cache, reduce
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convblocks.introspect.arrays import NOTHING, affordable, nothing_like
 
@@ -51,7 +51,12 @@ def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: i
     ends = (out - 1) * stride + 1
     beyond = ends + (kernel - 1) * dilation - padding - length
     if padding or beyond > 0:
-        data = nn.functional.pad(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], value=NOTHING)
-    places = (slice(None),) * axis
-    taps = [data[(*places, slice(at, at + ends, stride))] for at in range(0, kernel * dilation, dilation)]
+        # What `nn.functional.pad` takes half as long again to call.
+        data = torch.constant_pad_nd(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], NOTHING)
+    starts = range(0, kernel * dilation, dilation)
+    if stride == 1:
+        taps = [data.narrow(axis, at, ends) for at in starts]
+    else:
+        places = (slice(None),) * axis
+        taps = [data[(*places, slice(at, at + ends, stride))] for at in starts]
     return reduce(torch.minimum, taps)
