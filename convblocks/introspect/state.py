@@ -28,16 +28,15 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
         own = vars(module)
         before.append((own, own.copy()))
         for name, value in own.items():
+            kind = type(value)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every attribute
             # Most of a module's mappings are its hooks, of which there are none.
-            if type(value) is dict:
-                table = cast("dict[str, Any]", value)
-                if table:
-                    before.append((table, table.copy()))
+            if kind is dict:
+                if value:
+                    before.append((value, value.copy()))
                 elif name not in _HOOKS:
-                    empty.append(table)
-            elif type(value) is list:
-                found = cast("list[Any]", value)
-                lists.append((found, found.copy()))
+                    empty.append(value)
+            elif kind is list:
+                lists.append((value, value.copy()))
     try:
         yield
     finally:
