@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from convblocks.introspect.answers import ReceptiveField
@@ -36,7 +37,8 @@ NOTES = {
 }
 
 
-def by_axis(values: Sequence[Any] | None) -> str:
+@lru_cache(maxsize=4096)
+def by_axis(values: tuple[Any, ...] | None) -> str:
     """`3` for (3, 3), `1x7` for (1, 7), "" for nothing."""
     if not values:
         return ""

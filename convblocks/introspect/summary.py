@@ -130,6 +130,7 @@ class Summary:
         return self.html()
 
 
+@on_cpu
 def summary(
     model: Callable[..., Any],
     input_size: InputSize,
