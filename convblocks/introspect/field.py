@@ -50,10 +50,12 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
         units = units_of(labels)
         lo, hi = units.lo, units.hi
         filled = hi >= lo
-        if not bool(filled.any()):
+        if not bool(filled.all()):
+            lo, hi = lo[filled], hi[filled]
+        if len(lo) == 0:
             return AxisField(0, empty=True)
-        inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
-        return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
+        inside = int(lo.min()) > margin // 2 and int(hi.max()) < length - 1 - margin // 2
+        return AxisField(int((hi - lo).max()) + 1, pooled=True) if inside else None
     units = units_of(labels, prefer)
     return _uniform(units.lo, units.minus_hi, length, margin) or _searched(units.lo, units.hi, length, margin)
 
