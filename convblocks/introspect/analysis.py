@@ -58,8 +58,9 @@ class Analysis(Runs):
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph
-        if all(value in run.labels.labels for run in runs):
-            reasons = {reason for run in runs for reason in run.labels.unknown.get(value, ())}
+        known = [run.labels for run in runs]
+        if all(value in found.labels for found in known):
+            reasons = {reason for found in known if found.unknown for reason in found.unknown.get(value, ())}
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
@@ -68,7 +69,7 @@ class Analysis(Runs):
             if self.attends and not labels.pooled and self._of_two_places(alone, labels):
                 return AxisField(None), (TWO_PLACES,), gated
             found = [self._seen(run, value) for run in runs]
-            if found[0] is not None and all(other == found[0] for other in found):
+            if found[0] is not None and found.count(found[0]) == len(found):
                 return found[0], parts, gated
             if found[0] is None and labels.pooled:
                 # What holds at the original size says no more of what has gathered too much.

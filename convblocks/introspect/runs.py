@@ -274,8 +274,9 @@ class Runs:
         found: set[int] = set()
         # A window from the end of a row to the next sees both ends of any input.
         crossed = downstream(grown.graph, grown.policy.crosses) if grown.policy.crosses else set[int]()
-        for value, labels in grown.labels.labels.items():
-            if labels.pooled or value in grown.labels.unknown or value in crossed:
+        known = grown.labels
+        for value, labels in known.labels.items():
+            if labels.pooled or value in known.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
                 seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)

@@ -205,8 +205,11 @@ class Tracer(TorchDispatchMode):
         else:
             result = func(*args, **kwargs) if tensors else meta.make(func, args, kwargs)
         returned: object = result
-        results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
-        outputs = [t for t in results if isinstance(t, Tensor)]
+        if isinstance(returned, Tensor):
+            outputs = [returned]
+        else:
+            several = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else ()
+            outputs = [t for t in several if isinstance(t, Tensor)]
         if depends and name in SAME:
             self._same(about, tensors[0], outputs[0], values[0])
             return result
