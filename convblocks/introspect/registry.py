@@ -13,7 +13,7 @@ from convblocks.introspect.arrays import NOTHING, affordable
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import Concatenation, Flattened, Labels, least, union
-from convblocks.introspect.sliding import gather, slide, window_taps
+from convblocks.introspect.sliding import all_read, gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]
@@ -183,7 +183,9 @@ class Call:
         if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
-            return self.window(labels, dim, length, window_taps(length, *shape))
+            # What is the same everywhere stays so.
+            alike = all_read(length, *shape)
+            return labels if alike else self.window(labels, dim, length, window_taps(length, *shape))
         self.cross(labels, dim)
         after = labels.along(dim, lambda data, axis: slide(data, axis - 1, *shape))
         return after if out > 1 else self.policy.gathered(self, labels, after, [dim])

@@ -21,6 +21,11 @@ def window_taps(length: int, out: int, kernel: int, stride: int, padding: int, d
     return torch.where((taps >= 0) & (taps < length), taps, length)
 
 
+def all_read(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether it is plain without a table that every window reads some element, and none padding alone."""
+    return dilation == 1 and padding < kernel and (out - 1) * stride - padding < length > 0
+
+
 @lru_cache(maxsize=1024)
 def transposed_taps(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
     """The same table for a transposed convolution: output i reads element (i + p - t d) / s where that is whole."""
