@@ -35,7 +35,8 @@ class Agreement:
 
         Otherwise Python chose a layer by the size of its input.
         """
-        found = [*islice(reversed(second.parameters.items()), len(second.parameters) - self._known)]
+        fresh = len(second.parameters) - self._known
+        found = [*islice(reversed(second.parameters.items()), fresh)] if fresh else []
         for number, parameter in reversed(found):
             here = self._parameters[self._known] if self._known < len(self._parameters) else (-1, None)
             if here[0] != number or here[1] is not parameter:

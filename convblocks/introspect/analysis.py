@@ -51,15 +51,16 @@ class Analysis(Runs):
 
         Where both have become one dimension, the order of its units is another one for each.
         """
-        turn = self.turns.get(value) if self.turns is not None else None
-        return turn is None or turn.is_plain or along.period == 1
+        turn = self.turns.get(value) if along.period != 1 and self.turns is not None else None
+        return turn is None or turn.is_plain
 
     @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph
-        if all(value in run.labels.labels for run in runs):
-            reasons = {reason for run in runs for reason in run.labels.unknown.get(value, ())}
+        known = [run.labels for run in runs]
+        if all(value in found.labels for found in known):
+            reasons = {reason for found in known if found.unknown for reason in found.unknown.get(value, ())}
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
@@ -68,7 +69,7 @@ class Analysis(Runs):
             if self.attends and not labels.pooled and self._of_two_places(alone, labels):
                 return AxisField(None), (TWO_PLACES,), gated
             found = [self._seen(run, value) for run in runs]
-            if found[0] is not None and all(other == found[0] for other in found):
+            if found[0] is not None and found.count(found[0]) == len(found):
                 return found[0], parts, gated
             if found[0] is None and labels.pooled:
                 # What holds at the original size says no more of what has gathered too much.
@@ -125,7 +126,8 @@ class Analysis(Runs):
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self.prefer(run.graph.shapes[value], axis)
-        lo, hi, *_ = units_of(run.labels.labels[value], prefer)
+        found = units_of(run.labels.labels[value], prefer)
+        lo, hi = found.lo, found.hi
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)
 

@@ -153,10 +153,10 @@ class ReceptiveField:
         if labels is None:
             return 0
         try:
-            lo, hi, *_ = units_of(labels, self._analysis.prefer(self.shape, axis))
+            units = units_of(labels, self._analysis.prefer(self.shape, axis))
         except TooLarge:
             return self._analysis.length(axis)
-        return max(0, int((hi - lo + 1).max())) if len(lo) else 0
+        return max(0, int((units.hi - units.lo + 1).max())) if len(units.lo) else 0
 
     @property
     def gates(self) -> tuple[str, ...]:

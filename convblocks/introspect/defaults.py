@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -11,6 +12,9 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_outermost = threading.local()
+"""Whether one of these functions runs in a thread: those that it calls need not look again."""
 
 
 def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
@@ -23,17 +27,21 @@ def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if gc.isenabled():
-            gc.disable()
-            try:
-                return run(*args, **kwargs)
-            finally:
+        if getattr(_outermost, "runs", False):
+            return function(*args, **kwargs)
+        collects = gc.isenabled()
+        gc.disable()
+        _outermost.runs = True
+        try:
+            # The context costs time at every call of torch, so it is entered only where it is needed. That of `with` is
+            # not what torch 2.6 gives as the default device.
+            if torch.empty(0).device.type == "cpu":
+                return function(*args, **kwargs)
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+        finally:
+            _outermost.runs = False
+            if collects:
                 gc.enable()
-        # The context costs time at every call of torch, so it is entered only where it is needed. That of `with` is not
-        # what torch 2.6 gives as the default device.
-        if torch.empty(0).device.type == "cpu":
-            return function(*args, **kwargs)
-        with torch.device("cpu"):
-            return function(*args, **kwargs)
 
     return run

@@ -47,23 +47,23 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
             return max((item for item in found if item is not None), key=lambda item: item.size or 0)
         labels = least(labels, [labels.dim])
     if labels.pooled:
-        lo, hi, *_ = units_of(labels)
+        units = units_of(labels)
+        lo, hi = units.lo, units.hi
         filled = hi >= lo
-        if not bool(filled.any()):
+        if not bool(filled.all()):
+            lo, hi = lo[filled], hi[filled]
+        if len(lo) == 0:
             return AxisField(0, empty=True)
-        inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
-        return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
-    lo, hi, *_ = units_of(labels, prefer)
-    return _field_of_units(lo, hi, length, margin)
-
-
-def _field_of_units(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
-    return _uniform(lo, hi, length, margin) or _searched(lo, hi, length, margin)
+        inside = int(lo.min()) > margin // 2 and int(hi.max()) < length - 1 - margin // 2
+        return AxisField(int((hi - lo).max()) + 1, pooled=True) if inside else None
+    units = units_of(labels, prefer)
+    return _uniform(units.lo, units.minus_hi, length, margin) or _searched(units.lo, units.hi, length, margin)
 
 
 def see_alike(labels: Labels, length: int, prefer: int | None, margin: int) -> bool:
     """Whether all units clear of the border see as many positions, and those that reach it no more."""
-    lo, hi, *_ = units_of(labels, prefer)
+    units = units_of(labels, prefer)
+    lo, hi = units.lo, units.hi
     size = hi - lo + 1
     clear = size[_clear(lo, hi, length, margin)]
     return clear.shape[0] > 0 and int(clear.min()) == int(size.max())
@@ -74,14 +74,17 @@ def _clear(lo: Tensor, hi: Tensor, length: int, margin: int) -> Tensor:
     return (lo > margin) & (hi < length - 1 - margin) & (hi >= lo)
 
 
-def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | None:
-    """The field where all units clear of the border see alike and in even steps, as most do; None where not."""
+def _uniform(lo: Tensor, minus_hi: Tensor, length: int, margin: int) -> AxisField | None:
+    """The field where all units clear of the border see alike and in even steps, as most do; None where not.
+
+    Labels hold last positions negated. They stay so: of a row, every operation takes as long as any other.
+    """
     count = lo.shape[0]
     middle = count // 2
     if middle == 0:
         return None
     base, after = cast("list[int]", lo[middle - 1 : middle + 1].tolist())  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
-    step, size = after - base, int(hi[middle]) - after + 1
+    step, size = after - base, 1 - int(minus_hi[middle]) - after
     if step <= 0 or size <= 0:
         return None
     # Where the units clear of the border would be if all were as those in the middle.
@@ -89,15 +92,16 @@ def _uniform(lo: Tensor, hi: Tensor, length: int, margin: int) -> AxisField | No
     last = min(count - 1, middle - 1 + (length - 1 - margin - base - size) // step)
     if last - first < 2:
         return None
-    expected = torch.arange(base + (first - middle + 1) * step, base + (last - middle + 2) * step, step, dtype=lo.dtype)
-    if not torch.equal(lo[first : last + 1], expected) or not torch.equal(
-        hi[first : last + 1], expected.add_(size - 1)
-    ):
+    begin, end = base + (first - middle + 1) * step, base + (last - middle + 2) * step
+    if not torch.equal(lo[first : last + 1], torch.arange(begin, end, step, dtype=lo.dtype)):
+        return None
+    begin, end = 1 - size - begin, 1 - size - end
+    if not torch.equal(minus_hi[first : last + 1], torch.arange(begin, end, -step, dtype=lo.dtype)):
         return None
     # Those before begin within the margin and those behind end there, as a rule.
     before = first == 0 or int(lo[:first].max()) <= margin
-    behind = last == count - 1 or int(hi[last + 1 :].min()) >= length - 1 - margin
-    if not (before and behind) and int(_clear(lo, hi, length, margin).sum()) != last - first + 1:
+    behind = last == count - 1 or int(minus_hi[last + 1 :].max()) <= margin + 1 - length
+    if not (before and behind) and int(_clear(lo, -minus_hi, length, margin).sum()) != last - first + 1:
         return None
     start = base + (size - 1) / 2 - (middle - 1) * step
     return AxisField(size, float(step), start, 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from convblocks.introspect.answers import ReceptiveField
-from convblocks.introspect.layers import Layer
+from convblocks.introspect.layers import Layer, Window
 from convblocks.introspect.tables import Column
 
 COLUMNS = (
@@ -36,7 +37,8 @@ NOTES = {
 }
 
 
-def by_axis(values: Sequence[Any] | None) -> str:
+@lru_cache(maxsize=4096)
+def by_axis(values: tuple[Any, ...] | None) -> str:
     """`3` for (3, 3), `1x7` for (1, 7), "" for nothing."""
     if not values:
         return ""
@@ -84,24 +86,28 @@ def _row(layer: Layer, network: str, above: str, marks: set[str]) -> list[str]:
         label = f"{layer.type}()"
         marks.add("()")
     indent = "" if layer.unused else "  " * layer.depth
-    window = layer.window
+    *window, effective_kernel = _window_cells(layer.window)
     field, jump, start = _field_cells(layer.field, marks)
     return [
         " ".join([indent + label, *found]),
         "" if layer.functional else layer.type,
-        by_axis(window and window.kernel),
-        by_axis(window and window.stride),
-        by_axis(window and window.padding),
-        by_axis(window and window.dilation),
-        str(window.groups) if window and window.groups != 1 else "",
+        *window,
         "x".join(map(str, layer.output_shape[1:])),
-        by_axis(window and window.effective_kernel),
+        effective_kernel,
         field,
         jump,
         start,
         f"{layer.parameters:,}" if layer.parameters else "",
         human(layer.macs) if layer.macs else "",
     ]
+
+
+def _window_cells(window: Window | None) -> Sequence[str]:
+    if window is None:
+        return [""] * 6
+    groups = "" if window.groups == 1 else str(window.groups)
+    sizes = (window.kernel, window.stride, window.padding, window.dilation)
+    return [*map(by_axis, sizes), groups, by_axis(window.effective_kernel)]
 
 
 def _field_cells(field: ReceptiveField | None, marks: set[str]) -> tuple[str, str, str]:

@@ -26,6 +26,8 @@ from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, 
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.rules.pointwise import pointwise
 
+NO_REASONS: frozenset[str] = frozenset()
+
 
 class Axis(NamedTuple):
     """One spatial dimension of one input of the network."""
@@ -213,9 +215,9 @@ def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagati
     known = [done.labels[value] for value in operands if value in done.labels]
     if not known:
         return
-    reasons = frozenset[str]()
+    reasons = NO_REASONS
     if done.unknown:
-        reasons = reasons.union(*(done.unknown.get(value, frozenset()) for value in operands))
+        reasons = NO_REASONS.union(*(done.unknown.get(value, frozenset()) for value in operands))
     try:
         if isinstance(policy, Local) and policy.repeats is not None:
             results = _repeated(graph, node, number, policy, policy.repeats, done.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from convblocks.introspect.arrays import NOTHING, affordable
 from convblocks.introspect.constants import known
 from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.labels import Concatenation, Flattened, Labels, least, union
-from convblocks.introspect.sliding import gather, slide, window_taps
+from convblocks.introspect.sliding import all_read, gather, slide, window_taps
 from convblocks.introspect.zeros import zeros
 
 Result = Labels | None | Sequence[Labels | None]
@@ -183,7 +183,9 @@ class Call:
         if isinstance(labels, Concatenation) and labels.dim != dim:
             return labels.per_part(lambda part: self.slide(part, dim, length, *shape))
         if labels.length(dim) == 1:
-            return self.window(labels, dim, length, window_taps(length, *shape))
+            # What is the same everywhere stays so.
+            alike = all_read(length, *shape)
+            return labels if alike else self.window(labels, dim, length, window_taps(length, *shape))
         self.cross(labels, dim)
         after = labels.along(dim, lambda data, axis: slide(data, axis - 1, *shape))
         return after if out > 1 else self.policy.gathered(self, labels, after, [dim])
@@ -242,5 +244,5 @@ def _gaps(taps: Tensor, length: int) -> tuple[bool, bool]:
 
 def spread(values: Any, count: int) -> list[Any]:
     """`[2]` stands for `[2, 2]` in the arguments of poolings."""
-    listed = list(cast("Sequence[Any]", values)) if isinstance(values, (list, tuple)) else [values]
+    listed: list[Any] = [*values] if isinstance(values, (list, tuple)) else [values]
     return listed * count if len(listed) == 1 else listed

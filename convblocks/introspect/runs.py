@@ -20,7 +20,7 @@ from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.symmetry import exchanged, mirrored
-from convblocks.introspect.tracing import trace
+from convblocks.introspect.tracing import named_modules, trace
 from convblocks.introspect.turns import Turn
 from convblocks.introspect.units import shows_all, widest
 
@@ -84,7 +84,8 @@ class Runs:
     @on_cpu
     def __init__(self, model: Callable[..., Any], inputs: Inputs) -> None:
         self.model, self.inputs = model, inputs
-        self.native = trace(model, inputs.shapes, inputs.dtypes)
+        self.modules = named_modules(model)
+        self.native = trace(model, inputs.shapes, inputs.dtypes, named=self.modules)
         self._reach: dict[Axis, Reach] = {}
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
@@ -243,6 +244,7 @@ class Runs:
             self.model,
             shapes,
             self.inputs.dtypes,
+            named=self.modules,
             watch_modules=False,
             functions=self.native.functions,
             goes_on=Agreement(self.native),
@@ -272,8 +274,9 @@ class Runs:
         found: set[int] = set()
         # A window from the end of a row to the next sees both ends of any input.
         crossed = downstream(grown.graph, grown.policy.crosses) if grown.policy.crosses else set[int]()
-        for value, labels in grown.labels.labels.items():
-            if labels.pooled or value in grown.labels.unknown or value in crossed:
+        known = grown.labels
+        for value, labels in known.labels.items():
+            if labels.pooled or value in known.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
                 seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)

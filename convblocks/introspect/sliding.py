@@ -9,7 +9,7 @@ from functools import lru_cache, reduce
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convblocks.introspect.arrays import NOTHING, affordable, nothing_like
 
@@ -19,6 +19,11 @@ def window_taps(length: int, out: int, kernel: int, stride: int, padding: int, d
     """Row i of the table lists the elements a window reads for output i; `length` stands for an element outside."""
     taps = torch.arange(out)[:, None] * stride - padding + torch.arange(kernel)[None, :] * dilation
     return torch.where((taps >= 0) & (taps < length), taps, length)
+
+
+def all_read(length: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether it is plain without a table that every window reads some element, and none padding alone."""
+    return dilation == 1 and padding < kernel and (out - 1) * stride - padding < length > 0
 
 
 @lru_cache(maxsize=1024)
@@ -51,7 +56,12 @@ def slide(data: Tensor, dim: int, out: int, kernel: int, stride: int, padding: i
     ends = (out - 1) * stride + 1
     beyond = ends + (kernel - 1) * dilation - padding - length
     if padding or beyond > 0:
-        data = nn.functional.pad(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], value=NOTHING)
-    places = (slice(None),) * axis
-    taps = [data[(*places, slice(at, at + ends, stride))] for at in range(0, kernel * dilation, dilation)]
+        # What `nn.functional.pad` takes half as long again to call.
+        data = torch.constant_pad_nd(data, [0, 0] * (data.ndim - 1 - axis) + [padding, max(beyond, 0)], NOTHING)
+    starts = range(0, kernel * dilation, dilation)
+    if stride == 1:
+        taps = [data.narrow(axis, at, ends) for at in starts]
+    else:
+        places = (slice(None),) * axis
+        taps = [data[(*places, slice(at, at + ends, stride))] for at in starts]
     return reduce(torch.minimum, taps)

@@ -22,33 +22,35 @@ def restored(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
     would be left with it.
     """
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    empty: list[dict[str, Any]] = []
     lists: list[tuple[list[Any], list[Any]]] = []
     for module in modules:
         own = vars(module)
         before.append((own, own.copy()))
         for name, value in own.items():
+            kind = type(value)  # pyright: ignore[reportUnknownVariableType] - a cast would be paid for every attribute
             # Most of a module's mappings are its hooks, of which there are none.
-            if type(value) is dict:
-                table = cast("dict[str, Any]", value)
-                if table or name not in _HOOKS:
-                    before.append((table, table.copy()))
-            elif type(value) is list:
-                found = cast("list[Any]", value)
-                lists.append((found, found.copy()))
+            if kind is dict:
+                if value:
+                    before.append((value, value.copy()))
+                elif name not in _HOOKS:
+                    empty.append(value)
+            elif kind is list:
+                lists.append((value, value.copy()))
     try:
         yield
     finally:
         for table, entries in before:
             if not _unchanged(table, entries):
                 _restore(table, entries)
+        for table in filter(None, empty):
+            table.clear()
         for value, entries in lists:
             value[:] = entries
 
 
 def _unchanged(table: dict[str, Any], entries: dict[str, Any]) -> bool:
     """Whether the same names stand in the same order for the same things."""
-    if not entries:
-        return not table
     return [*table] == [*entries] and all(map(is_, table.values(), entries.values()))
 
 

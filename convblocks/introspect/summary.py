@@ -17,7 +17,7 @@ from convblocks.introspect.layer_table import COLUMNS, NOTES, human_bytes, layer
 from convblocks.introspect.layers import Layer, LayerList
 from convblocks.introspect.receptive_field import analyse
 from convblocks.introspect.tables import Table
-from convblocks.introspect.tracing import module_of
+from convblocks.introspect.tracing import buffers_of, parameters_of
 
 
 class Summary:
@@ -31,17 +31,17 @@ class Summary:
 
     @on_cpu
     def __init__(self, analysis: Analysis, depth: int | None) -> None:
-        module = module_of(analysis.model)
         self.analysis = analysis
-        rows = LayerList(analysis, module).build()
+        rows = LayerList(analysis).build()
         self.layers: list[Layer] = [row for row in rows if depth is None or row.depth <= depth]
-        parameters = list(module.parameters()) if module is not None else []
+        modules = analysis.modules.values()
+        parameters, buffers = parameters_of(modules).values(), buffers_of(modules).values()
         self.parameters = sum(p.numel() for p in parameters)
         self.trainable = sum(p.numel() for p in parameters if p.requires_grad)
         self.macs = total_macs(analysis.native)
         graph = analysis.native
         self.output_shapes = [graph.shapes[value] for value in graph.outputs]
-        self.parameter_bytes = tensor_bytes([*parameters, *(module.buffers() if module is not None else ())])
+        self.parameter_bytes = tensor_bytes([*parameters, *buffers])
         self.activation_bytes = activation_bytes(graph)
         self.input_bytes = sum(math.prod(graph.shapes[v]) * graph.dtypes[v].itemsize for v in graph.inputs)
 
@@ -130,6 +130,7 @@ class Summary:
         return self.html()
 
 
+@on_cpu
 def summary(
     model: Callable[..., Any],
     input_size: InputSize,

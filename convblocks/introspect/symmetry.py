@@ -26,7 +26,7 @@ def exchanged(graph: Graph) -> dict[int, Turn] | None:
     straight = still(graph.shapes[value])
     known = {value: Turn(straight.groups, (*straight.places[:-2], *reversed(straight.places[-2:])))}
     for node in graph.nodes:
-        if any(value in known for value in node.operands):
+        if not known.keys().isdisjoint(node.operands):
             found = turned(graph, node, known)
             if found is None:
                 return None

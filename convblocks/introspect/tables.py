@@ -57,7 +57,8 @@ class Table:
         if sum(widths[i] for i in kept) + 2 * len(kept) - 2 > width:
             rows, widths = narrow, narrowest
         widths = self._cut([widths[i] for i in kept], kept, width)
-        lines = [self._line(row, kept, widths) for row in rows]
+        columns = [_aligned(self.columns[i], [row[i] for row in rows], n) for i, n in zip(kept, widths, strict=True)]
+        lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
         lines.insert(1, "-" * (sum(widths) + 2 * len(kept) - 2))
         missing = [c.title for i, c in enumerate(self.columns) if i not in kept and self._filled(i)]
         left_out = [f"not shown in {width} columns: {', '.join(missing)}"] if missing else []
@@ -96,15 +97,6 @@ class Table:
                 widths[max(free, key=lambda j: widths[j])] -= 1
         return widths
 
-    def _line(self, row: Sequence[str], kept: Sequence[int], widths: Sequence[int]) -> str:
-        cells: list[str] = []
-        for i, width in zip(kept, widths, strict=True):
-            column, cell = self.columns[i], row[i]
-            if len(cell) > width:
-                cell = _shortened(cell, width, column.from_front)
-            cells.append(cell.rjust(width) if column.right else cell.ljust(width))
-        return "  ".join(cells).rstrip()
-
     def markdown(self) -> str:
         """A pipe table."""
         lines = ["| " + " | ".join(c.title for c in self.columns) + " |"]
@@ -123,6 +115,12 @@ class Table:
             body.append(f"<tr>{''.join(cells)}</tr>")
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{notes}"
+
+
+def _aligned(column: Column, cells: Sequence[str], width: int) -> list[str]:
+    """The cells of a column, all of this width."""
+    fitting = [cell if len(cell) <= width else _shortened(cell, width, column.from_front) for cell in cells]
+    return [cell.rjust(width) if column.right else cell.ljust(width) for cell in fitting]
 
 
 def _markdown_cell(cell: str) -> str:

@@ -121,7 +121,13 @@ class Tracer(TorchDispatchMode):
         return self._record(op, func, args, kwargs, [self.new_value(shape, dtype, depends) for shape in shapes])
 
     def _record(
-        self, op: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[int]
+        self,
+        op: str,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: list[int],
+        operands: tuple[int, ...] | None = None,
     ) -> list[int]:
         graph = self.graph
         # All results of an operation depend on the input, or none does.
@@ -135,7 +141,7 @@ class Tracer(TorchDispatchMode):
                 graph.masks.update(value for value in outputs if graph.dtypes[value].is_floating_point)
             hides = depends and masked and (plain in masks.MEETS or "attention" in op)
         stack = self.stack
-        node = Node(op, func, args, kwargs, tuple(outputs), stack[-1] if stack else -1, hides)
+        node = Node(op, func, args, kwargs, tuple(outputs), stack[-1] if stack else -1, hides, None, operands)
         if depends or op in COSTED:
             graph.nodes.append(node)
             if self.goes_on is not None and not self.goes_on(graph):
@@ -199,8 +205,11 @@ class Tracer(TorchDispatchMode):
         else:
             result = func(*args, **kwargs) if tensors else meta.make(func, args, kwargs)
         returned: object = result
-        results = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else (returned,)
-        outputs = [t for t in results if isinstance(t, Tensor)]
+        if isinstance(returned, Tensor):
+            outputs = [returned]
+        else:
+            several = cast("Sequence[Any]", returned) if isinstance(returned, (list, tuple)) else ()
+            outputs = [t for t in several if isinstance(t, Tensor)]
         if depends and name in SAME:
             self._same(about, tensors[0], outputs[0], values[0])
             return result
@@ -214,9 +223,9 @@ class Tracer(TorchDispatchMode):
         numbered = [self.new_value(t.shape, t.dtype, depends) for t in outputs]
         if depends and name == "_unsafe_view":
             # A reshape that has had to copy.
-            self._record("view", torch.ops.aten.view.default, node_args, node_kwargs, numbered)
+            self._record("view", torch.ops.aten.view.default, node_args, node_kwargs, numbered, tuple(values))
         else:
-            self._record(name, func, node_args, node_kwargs, numbered)
+            self._record(name, func, node_args, node_kwargs, numbered, tuple(values))
         if writes:
             self._write(into, outputs, numbered, on_meta)
         elif tensors and about.view:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -110,11 +110,28 @@ def module_of(model: Callable[..., Any]) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
+def named_modules(model: Callable[..., Any]) -> dict[str, nn.Module]:
+    """The modules of a network, itself and those within it, by their dotted names."""
+    module = module_of(model)
+    return dict(cast("Iterator[tuple[str, nn.Module]]", module.named_modules())) if module is not None else {}
+
+
+def parameters_of(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """The parameters of modules, each once, by the identity of the tensor object."""
+    return {id(p): p for module in modules for p in module._parameters.values() if p is not None}
+
+
+def buffers_of(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """The buffers of modules, likewise."""
+    return {id(b): b for module in modules for b in module._buffers.values() if b is not None}
+
+
 def trace(
     model: Callable[..., Any],
     shapes: Sequence[Sequence[int]],
     dtypes: Sequence[torch.dtype],
     *,
+    named: dict[str, nn.Module] | None = None,
     watch_modules: bool = True,
     watch_held: bool = False,
     functions: bool | None = None,
@@ -122,16 +139,15 @@ def trace(
 ) -> Graph:
     """Run `model` once on meta tensors of the given shapes (batch dimension included) and record what it does.
 
-    `watch_modules` records the calls of modules, and in which of them every operation runs; `watch_held` looks for what
-    can be read besides the outputs, wherever a module keeps it; `functions` watches functions of torch, where that is
-    needed by default; `goes_on` is asked of the graph at every node, and ends the pass before one of which it says no.
+    `named` are what `named_modules` gives, if that has been asked before; `watch_modules` records the calls of modules,
+    and in which of them every operation runs; `watch_held` looks for what can be read besides the outputs, wherever a
+    module keeps it; `functions` watches functions of torch, where that is needed by default; `goes_on` is asked of the
+    graph at every node, and ends the pass before one of which it says no.
 
     An exception of the model does not leave here: the graph up to it is returned with `error` and `error_at` set.
     """
     module = module_of(model)
-    named: dict[str, nn.Module] = {}
-    if module is not None:
-        named.update(cast("Iterator[tuple[str, nn.Module]]", module.named_modules()))
+    named = named_modules(model) if named is None else named
     modules = named.values()
     names = {id(child): name for name, child in named.items()} if watch_modules else None
 
@@ -160,9 +176,7 @@ def _pass(
     watch_held: bool,
 ) -> tuple[Graph, bool]:
     """The graph, and whether it came by something that is one operation only if `functions` are watched."""
-    parameters: dict[int, Tensor] = {id(p): p for child in modules for p in child._parameters.values() if p is not None}
-    buffers = {id(b): b for child in modules for b in child._buffers.values() if b is not None}
-    tracer = Tracer(parameters, buffers, goes_on)
+    tracer = Tracer(parameters_of(modules), buffers_of(modules), goes_on)
     graph = tracer.graph
     graph.functions = functions
     inputs = [

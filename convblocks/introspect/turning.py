@@ -13,7 +13,7 @@ from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.operations import ATTENTION, FUSED_ATTENTION, is_pointwise
 from convblocks.introspect.registry import RULES
 from convblocks.introspect.rules.pointwise import elementwise
-from convblocks.introspect.turns import Turn, emptied, moved, resized, still, stretched, viewed
+from convblocks.introspect.turns import Turn, emptied, moved, resized, slid, still, stretched, viewed
 from convblocks.introspect.zeros import zeros
 
 PAIRS = ("stride", "padding", "dilation", "output_padding", "kernel_size", "output_size", "scale_factors")
@@ -68,7 +68,7 @@ class _Turning:
     def first(self) -> Turn | None:
         """How the first operand turns, if it is the only one that depends on the input."""
         first, *others = self.node.operands
-        return None if any(value in self.known for value in others) else self.known.get(first)
+        return self.known.get(first) if self.known.keys().isdisjoint(others) else None
 
     def dims(self, name: str = "dim") -> list[int]:
         """An argument that names dimensions; all for none."""
@@ -92,11 +92,10 @@ Rule = Callable[[_Turning], Found]
 
 def _found(call: _Turning) -> list[Turn] | None:
     """What the rule says; of results that it leaves out, all stay."""
-    if is_pointwise(call.node.func) or RULES.get(call.op) is elementwise:
-        found: Found = _pointwise(call)
-    else:
-        rule = _RULES.get(call.op)
-        found = rule(call) if rule is not None else None
+    rule = _RULES.get(call.op)
+    if rule is None and (is_pointwise(call.node.func) or RULES.get(call.op) is elementwise):
+        rule = _pointwise
+    found = rule(call) if rule is not None else None
     fitting = [turn for turn, shape in zip(found or (), call.shapes, strict=False) if turn and turn.shape == shape]
     if found is None or len(fitting) < len(found):
         return None
@@ -288,39 +287,25 @@ def _roll(call: _Turning) -> Found:
 
 def _window(call: _Turning) -> Found:
     """A convolution, a pooling or a resampling, of the last two dimensions."""
-    first, op = call.first, call.op
-    if first is None or call.rank != 4 or not first.stays(1) or not first.closed([0]):
+    first = call.first
+    if first is None or call.rank != 4:
         return None
-    convolves = op == "convolution"
     arguments = call.node.arguments
-    given = [arguments.get(name) for name in PAIRS]
-    pairs = [cast("Sequence[Any]", item) for item in given if isinstance(item, (list, tuple)) and item]
+    given = map(arguments.get, PAIRS)
+    pairs = cast("list[Sequence[Any]]", [item for item in given if item and isinstance(item, (list, tuple))])
     if any(item[0] != item[-1] for item in pairs) or arguments.get("scales_h") != arguments.get("scales_w"):
         return None
-    if convolves and not _is_even_kernel(call.graph, arguments["weight"]):
+    if call.op != "convolution":
+        return [slid(first, call.out[1:], free=first.is_free(1), pointwise=False)] * len(call.shapes)
+    weight: Ref = arguments["weight"]
+    kernel = call.graph.shapes[weight.value][2:]
+    zero = zeros(call.graph, weight.value)
+    if kernel[0] != kernel[1] or (zero is not None and not torch.equal(zero, zero.transpose(2, 3))):
         return None
     # What a constant makes zero may be other places for other channels.
-    mixed = convolves and arguments["groups"] == 1
-    free = (first.is_free(1) or mixed) and (not convolves or zeros(call.graph, arguments["weight"].value) is None)
-    channels = resized(first, 1, call.out[1], free=free)
-    if channels is None:
-        return None
-    if convolves and _is_pointwise_convolution(call):
-        return [channels]
-    found = stretched(channels, (3, 2), (call.out[3], call.out[2])) if channels.partner(3) == 2 else None
-    return [found] * len(call.shapes)
-
-
-def _is_pointwise_convolution(call: _Turning) -> bool:
-    weight: Ref = call["weight"]
-    window = (*call.graph.shapes[weight.value][2:], *call["stride"], *(pad + 1 for pad in call["padding"]))
-    return set(window) == {1}
-
-
-def _is_even_kernel(graph: Graph, weight: Ref) -> bool:
-    zero = zeros(graph, weight.value)
-    *_, height, width = graph.shapes[weight.value]
-    return height == width and (zero is None or torch.equal(zero, zero.transpose(2, 3)))
+    free = zero is None and (arguments["groups"] == 1 or first.is_free(1))
+    pointwise = kernel[0] == 1 and set(arguments["stride"]) == {1} and set(arguments["padding"]) == {0}
+    return [slid(first, call.out[1:], free=free, pointwise=pointwise)]
 
 
 _RULES: dict[str, Rule] = {

@@ -190,11 +190,15 @@ def resized(turn: Turn, dim: int, length: int, *, free: bool | None = None) -> T
     if not turn.stays(dim):
         return None
     groups = _taken_apart(turn)
-    is_free = turn.is_free(dim) if free is None else free
-    fresh = _Fine(length)
-    fresh.other = None if is_free else fresh
-    groups[dim] = [fresh] if length > 1 else []
+    groups[dim] = _fresh(length, free=turn.is_free(dim) if free is None else free)
     return _put_together(groups)
+
+
+def _fresh(length: int, *, free: bool) -> list[_Fine]:
+    """A dimension within which nothing changes places."""
+    fresh = _Fine(length)
+    fresh.other = None if free else fresh
+    return [fresh] if length > 1 else []
 
 
 @lru_cache(maxsize=4096)
@@ -212,9 +216,31 @@ def stretched(turn: Turn, dims: tuple[int, int], lengths: tuple[int, int]) -> Tu
     if turn.partner(dims[0]) != dims[1] or lengths[0] != lengths[1]:
         return None
     groups = _taken_apart(turn)
+    _stretch(groups, dims, lengths[0])
+    return _put_together(groups)
+
+
+def _stretch(groups: list[list[_Fine]], dims: tuple[int, int], length: int) -> None:
     for dim in dims:
-        groups[dim][0].length = lengths[0]
-        groups[dim] = groups[dim] if lengths[0] > 1 else []
+        groups[dim][0].length = length
+        groups[dim] = groups[dim] if length > 1 else []
+
+
+@lru_cache(maxsize=4096)
+def slid(turn: Turn, lengths: tuple[int, ...], *, free: bool, pointwise: bool) -> Turn | None:
+    """After windows over the last two of four dimensions, from which result three of these lengths.
+
+    The rest, the batch, stays apart. `free`: nothing varies along the channels; `pointwise`: windows are of one place.
+    """
+    if not turn.stays(1) or not turn.closed([0]):
+        return None
+    channels, height, width = lengths
+    groups = _taken_apart(turn)
+    groups[1] = _fresh(channels, free=free)
+    if not pointwise:
+        if turn.partner(3) != 2 or height != width:
+            return None
+        _stretch(groups, (2, 3), height)
     return _put_together(groups)
 
 

@@ -12,17 +12,22 @@ from convblocks.introspect.labels import Concatenation, Flattened, Identity, Lab
 
 
 class Units(NamedTuple):
-    """The units of a tensor along an axis of the input: first and last position that each of them sees.
+    """The units of a tensor along an axis of the input: first and last position that each sees, this one negated.
 
     Unit n is place `first` + n `step` of the dimension `dim` of the tensor; `dim` is None where all are one, or where
     they are places of several dimensions, as those of windows are, in the order of what they see.
     """
 
     lo: Tensor
-    hi: Tensor
+    minus_hi: Tensor
     dim: int | None
     first: int = 0
     step: int = 1
+
+    @property
+    def hi(self) -> Tensor:
+        """The last position that each of them sees."""
+        return -self.minus_hi
 
     @property
     def single(self) -> bool:
@@ -63,18 +68,19 @@ def units_of(labels: Labels, prefer: int | None = None) -> Units:
         affordable([labels.length(dim) for dim in varying if dim != shortest], arrays=4)
     if not varying:
         flat = labels.data.reshape(2, 1)
-        return Units(flat[0], -flat[1], None)
+        return Units(flat[0], flat[1], None)
     dim = varying[0]
     if len(varying) > 1:
         travel = {dim: _travel(labels, dim) for dim in varying}
         dim = max(varying, key=lambda d: travel[d] * (2 if d == prefer else 1))
-    others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
-    if others:
-        flat = least(labels, [d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
-        order = flat[0].argsort(stable=True)
-        return Units(flat[0][order], -flat[1][order], None)
-    flat = least(labels, [d for d in varying if d != dim]).data.reshape(2, -1)
-    return Units(flat[0], -flat[1], dim)
+        others = [d for d in varying if d != dim and _is_place(labels, d)] if dim != prefer and not labels.terms else []
+        if others:
+            flat = least(labels, [d for d in varying if d != dim and d not in others]).data.reshape(2, -1)
+            order = flat[0].argsort(stable=True)
+            return Units(flat[0][order], flat[1][order], None)
+        labels = least(labels, [d for d in varying if d != dim])
+    flat = labels.data.reshape(2, -1)
+    return Units(flat[0], flat[1], dim)
 
 
 def rows_of(labels: Labels) -> Identity | None:
@@ -193,7 +199,7 @@ def widest(labels: Labels, sizes: dict[Identity, int]) -> int:
     key = _array_of(labels)
     if key not in sizes:
         data = labels.data
-        sizes[key] = 1 - int((data[0] + data[1]).min()) if data.numel() else 0
+        sizes[key] = 1 - int(data.sum(0, dtype=data.dtype).min()) if data.numel() else 0
     return sizes[key]
 
 

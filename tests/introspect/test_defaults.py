@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -34,3 +35,13 @@ def test_under_another_default_device(build: Callable[[], nn.Module]) -> None:
         assert summary(build(), (3, 37, 41)).records() == rows
     # No table that was made there is kept.
     assert repr(receptive_field(build(), (3, 37, 41))) == repr(expected)
+
+
+def test_under_another_default_device_after_a_failure() -> None:
+    expected = summary(conv(), (3, 37, 41)).records()
+    window_taps.cache_clear()
+    with pytest.raises(ValueError, match="does not run"):
+        summary(conv(), (4, 37, 41))
+    assert gc.isenabled()
+    with torch.device("meta"):
+        assert summary(conv(), (3, 37, 41)).records() == expected

@@ -12,7 +12,7 @@ from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.field import MAX_PERIOD, _searched, _uniform, axis_field
 from convblocks.introspect.labels import Labels, joined, least, reshaped, slices, union
 from convblocks.introspect.labels.unions import MOST_TERMS
-from convblocks.introspect.sliding import gather, slide, window_taps
+from convblocks.introspect.sliding import all_read, gather, slide, window_taps
 
 small = st.integers(1, 5)
 
@@ -28,6 +28,15 @@ def test_a_window_slides_as_its_table_of_taps_says(
     for dim, array in ((1, labels), (2, labels.transpose(2, 3))):
         expected = gather(array, dim, window_taps(length, out, kernel, stride, padding, dilation))
         assert slide(array, dim, out, kernel, stride, padding, dilation).equal(expected)
+    if all_read(length, out, kernel, stride, padding, dilation):
+        assert bool((window_taps(length, out, kernel, stride, padding, dilation) < length).any(1).all())
+
+
+def test_windows_that_all_read_something_are_known_without_a_table() -> None:
+    assert all_read(8, 8, 3, 1, 1, 1)
+    assert all_read(8, 4, 2, 2, 0, 1)
+    assert not all_read(8, 12, 3, 1, 3, 1)
+    assert not all_read(8, 5, 2, 2, 0, 1)
 
 
 def field(low: Tensor, size: Tensor) -> tuple[int | None, float | None]:
@@ -76,7 +85,7 @@ def test_even_steps_are_found_as_by_the_search_for_a_period(
         low[place % units] += lower
         high[place % units] += higher
     low, high = low.clamp(min=0).int(), high.clamp(max=length - 1).int()
-    found = _uniform(low, high, length, margin)
+    found = _uniform(low, -high, length, margin)
     assert found is None or found == _searched(low, high, length, margin)
     if not changes and step > 0 and size > 0 and margin > 0:
         searched = _searched(low, high, length, margin)

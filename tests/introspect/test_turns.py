@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convblocks.introspect.turns import FREE, Turn, met, moved, product, resized, still, stretched, viewed
+from convblocks.introspect.turns import FREE, Turn, met, moved, product, resized, slid, still, stretched, viewed
 
 LENGTHS = st.sampled_from([2, 3, 4, 6])
 
@@ -174,6 +174,13 @@ def test_lengths_that_change() -> None:
     assert stretched(turn, (0, 1), (4, 4)) is None
     assert resized(turn, 1, 4) is None
     assert resized(turn, 0, 6, free=True) == Turn(((6,), (8,), (8,)), (FREE, 2, 1))
+    batch = Turn(((), (3,), (8,), (8,)), (0, 2, 1))
+    assert slid(batch, (6, 4, 4), free=True, pointwise=False) == Turn(((), (6,), (4,), (4,)), (FREE, 2, 1))
+    assert slid(batch, (1, 1, 1), free=False, pointwise=False) == Turn(((), (), (), ()), ())
+    assert slid(batch, (6, 8, 8), free=False, pointwise=True) == Turn(((), (6,), (8,), (8,)), (0, 2, 1))
+    assert slid(batch, (6, 4, 5), free=True, pointwise=False) is None
+    assert slid(Turn(((), (8,), (8,), (3,)), (1, 0, 2)), (8, 4, 4), free=True, pointwise=False) is None
+    assert slid(Turn(((8,), (3,), (8,), (1,)), (2, 1, 0)), (3, 8, 1), free=True, pointwise=True) is None
     assert viewed(turn, (3, 64)) == Turn(((3,), (8, 8)), (0, 2, 1))
     assert viewed(turn, (24, 8)) == Turn(((3, 8), (8,)), (0, 2, 1))
     assert viewed(turn, (3, 2, 4, 8)) == Turn(((3,), (2,), (4,), (2, 4)), (0, 3, 4, 1, 2))

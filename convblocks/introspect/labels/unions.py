@@ -31,6 +31,8 @@ def union(items: Iterable[Labels | None], ndim: int) -> Labels | None:
     A pooled item is a gate where another one still has a position: the local field leaves it out.
     """
     present = [item for item in items if item is not None]
+    if len(present) == 1:
+        return present[0].with_ndim(ndim)
     if any(not item.pooled for item in present):
         present = [item for item in present if not item.pooled]
     if not present:
