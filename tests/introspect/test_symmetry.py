@@ -199,7 +199,16 @@ ALIKE: dict[str, Step] = {
     "groups of channels": lambda x: (x.view(1, 2, 2, *x.shape[2:]) + 1).view(x.shape),
 }
 
+def channels_as_rows(x: Tensor) -> Tensor:
+    """Of channels one of which is nothing rows are made, of windows as high as there are channels."""
+    n, c, h, w = x.shape
+    hidden = x * torch.tensor([0.0, 1, 1, 1]).view(4, 1, 1)
+    rows = hidden.view(n, c, h // 4, 4, w // 4, 4).amax((3, 5)).permute(0, 2, 1, 3).unsqueeze(1).unsqueeze(5)
+    return (x.view(n, c, h // 4, 4, w // 4, 4) + rows).reshape(x.shape)
+
+
 OTHERS: dict[str, Step] = {
+    "channels as rows": channels_as_rows,
     "weights by channel": windows_by_channel,
     "axial attention": axial,
     "other windows": lambda x: in_windows(x, (4, 6)),
