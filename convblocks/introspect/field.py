@@ -48,11 +48,12 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
         labels = least(labels, [labels.dim])
     if labels.pooled:
         lo, hi, *_ = units_of(labels)
-        filled = hi >= lo
-        if not bool(filled.any()):
+        # What depends on nothing begins behind all and ends before all.
+        size = int((hi - lo).max()) + 1
+        if size <= 0:
             return AxisField(0, empty=True)
-        inside = bool((lo[filled].min() > margin // 2) & (hi[filled].max() < length - 1 - margin // 2))
-        return AxisField(int((hi - lo + 1)[filled].max()), pooled=True) if inside else None
+        inside = int(lo.min()) > margin // 2 and int(hi.max()) < length - 1 - margin // 2
+        return AxisField(size, pooled=True) if inside else None
     lo, hi, *_ = units_of(labels, prefer)
     return _field_of_units(lo, hi, length, margin)
 
