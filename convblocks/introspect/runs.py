@@ -275,7 +275,12 @@ class Runs:
     def _enlarged(self, axis: Axis, factor: int) -> int:
         """A length in which units in the middle see no border, by the estimate of their fields."""
         found, length = self.reach(axis), self.length(axis)
-        return grown_length(length, min(LONGEST, length + factor * (found.total + 2 * found.multiple)), found.multiple)
+        # An image as high as it is wide stays so, that what is alike along both can be followed once.
+        others = [
+            self.reach(other) for other in self.axes if other.input == axis.input and self.length(other) == length
+        ]
+        total = max(other.total for other in others if other.multiple == found.multiple)
+        return grown_length(length, min(LONGEST, length + factor * (total + 2 * found.multiple)), found.multiple)
 
     @on_cpu
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:

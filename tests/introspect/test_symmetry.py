@@ -349,6 +349,12 @@ def test_networks_of_several_steps(steps: list[str], other: tuple[str, int] | No
     assert check(analyse(network, (4, 24, 24))) or other is not None
 
 
+def test_an_image_as_high_as_it_is_wide_is_enlarged_to_one() -> None:
+    """Its rows see farther than its columns."""
+    analysis = analyse(lambda x: F.conv2d(x, ones(4, 4, 9, 1), padding=(4, 0)), (4, 24, 24))
+    assert len({run.length for axis in analysis.axes for run in analysis.grown(axis)}) == 1
+
+
 def test_an_input_that_is_not_square_is_followed_along_both() -> None:
     assert not check(analyse(nn.Conv2d(4, 4, 3), (4, 24, 32)))
 
