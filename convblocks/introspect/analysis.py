@@ -15,6 +15,7 @@ from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
 from convblocks.introspect.propagation import Axis, Local
 from convblocks.introspect.runs import Grown, Runs, marked
+from convblocks.introspect.turns import Turn
 from convblocks.introspect.units import of_two_places, rows_of, shows_all, units_of
 
 TWO_PLACES = "every element belongs to two places, as the scores of an attention do"
@@ -34,9 +35,9 @@ class Analysis(Runs):
         key = (axis, value)
         found = self._fields.get(key)
         if found is None:
-            if axis != self.axes[0] and self.grown(axis)[0].like is not None:
+            if axis != self.axes[0] and self.turns is not None and self.grown(axis)[0].is_image:
                 found = self.field(self.axes[0], value)
-                if not self._is_taken_over(value, found[0]):
+                if not _is_same(self.turns.get(value), found[0]):
                     found = None
             if found is None:
                 try:
@@ -46,32 +47,22 @@ class Analysis(Runs):
             self._fields[key] = found
         return found
 
-    def _is_taken_over(self, value: int, along: AxisField) -> bool:
-        """Whether the field along the height is that along the width, in a network that treats both alike.
-
-        Where both have become one dimension, the order of its units is another one for each.
-        """
-        turn = self.turns.get(value) if along.period != 1 and self.turns is not None else None
-        return turn is None or turn.is_plain
-
     @on_cpu
     def _field(self, axis: Axis, value: int) -> tuple[AxisField, tuple[str, ...], bool]:
         runs = self.grown(axis)
         graph = runs[0].graph
-        known = [run.labels for run in runs]
-        if all(value in found.labels for found in known):
-            reasons = {reason for found in known if found.unknown for reason in found.unknown.get(value, ())}
+        if all(run.has(value) for run in runs):
+            reasons = {reason for run in runs for reason in run.own.unknown.get(value, ())}
             gated, parts = self._gathered(graph, runs[0].policy, value)
             if reasons:
                 return AxisField(None), tuple(sorted(reasons)), gated
-            alone = runs[0].like or runs[0]
-            labels = alone.labels.labels[value]
-            if self.attends and not labels.pooled and self._of_two_places(alone, labels):
+            labels = runs[0].unturned(value)
+            if self.attends and not labels.pooled and self._of_two_places(runs[0], labels):
                 return AxisField(None), (TWO_PLACES,), gated
-            found = [self._seen(run, value) for run in runs]
-            if found[0] is not None and found.count(found[0]) == len(found):
-                return found[0], parts, gated
-            if found[0] is None and labels.pooled:
+            found = self._seen(runs[0], value)
+            if found is not None and all(self._seen(run, value) == found for run in runs[1:]):
+                return found, parts, gated
+            if found is None and labels.pooled:
                 # What holds at the original size says no more of what has gathered too much.
                 return AxisField(None, pooled=True), parts, not parts
         return self._native_field(axis, value)
@@ -83,6 +74,10 @@ class Analysis(Runs):
 
     def _seen(self, run: Grown, value: int) -> AxisField | None:
         """The field of a value in one run; a convolution, its norm and its activation share their labels."""
+        if run.like is not None and value in run.turns:
+            found = self._seen(run.like, value)
+            if _is_same(run.turns[value], found):
+                return found
         labels = run.labels.labels[value]
         key = labels.identity, self.prefer(run.graph.shapes[value], run.axis)
         if key not in run.fields:
@@ -99,27 +94,33 @@ class Analysis(Runs):
 
         The network refuses a larger input, or its geometry follows the size.
         """
-        labels, policy = self.local(axis)
-        gated, parts = self._gathered(self.native, policy, value)
-        reasons = tuple(sorted(labels.unknown.get(value, frozenset())))
+        run = self.local(axis)
+        gated, parts = self._gathered(self.native, run.policy, value)
+        reasons = tuple(sorted(run.own.unknown.get(value, frozenset())))
         if reasons:
             return AxisField(None), reasons, gated
-        length = self.length(axis)
-        if value not in labels.labels:
+        if not run.has(value):
             return AxisField(0, empty=True), (), gated
-        here = labels.labels[value]
-        if here.pooled:
+        if run.unturned(value).pooled:
             return AxisField(None, pooled=True), parts, not parts
         # Of what layers that do not pad have trimmed it sees half of its field at most.
-        margin = self.reach(axis).sizes[value] // 2
-        key = here.identity, self.prefer(self.native.shapes[value], axis), margin
-        if key not in self._native_fields:
-            reaches = shows_all(here, length, {}) and not see_alike(here, length, key[1], margin)
-            self._native_fields[key] = None if reaches else axis_field(here, length, key[1], margin)
-        found = self._native_fields[key]
+        found = self._seen_natively(run, value, self.reach(axis).sizes[value] // 2)
         if found is None:
             return AxisField(None), ("every unit reaches the border, and the geometry follows the input size",), gated
         return found, parts, gated
+
+    def _seen_natively(self, run: Grown, value: int, margin: int) -> AxisField | None:
+        """The field of a value at the original size; None where every unit reaches the border."""
+        if run.like is not None and value in run.turns:
+            found = self._seen_natively(run.like, value, margin)
+            if _is_same(run.turns[value], found):
+                return found
+        labels, length = run.labels.labels[value], run.length
+        key = labels.identity, self.prefer(run.graph.shapes[value], run.axis), margin
+        if key not in self._native_fields:
+            reaches = shows_all(labels, length, {}) and not see_alike(labels, length, key[1], margin)
+            self._native_fields[key] = None if reaches else axis_field(labels, length, key[1], margin)
+        return self._native_fields[key]
 
     @on_cpu
     def units(self, axis: Axis, value: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,6 +163,14 @@ class Analysis(Runs):
         run = self.grown(axis)[0]
         found = [(number, run.graph.nodes[number]) for number in sorted(run.policy.gates)]
         if len(run.graph.nodes) < len(self.native.nodes):
-            _, policy = self.local(axis)
+            policy = self.local(axis).policy
             found += [(n, self.native.nodes[n]) for n in sorted(policy.gates) if n >= len(run.graph.nodes)]
         return [(number, node.op, self.native.where(node)) for number, node in found]
+
+
+def _is_same(turn: Turn | None, found: AxisField | None) -> bool:
+    """Whether this field along the height is that along the width of a value that turns so.
+
+    Where both have become one dimension, the order of its units is another one for each.
+    """
+    return turn is None or turn.is_plain or found is None or found.size is None or found.pooled or found.period == 1

@@ -78,17 +78,8 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
             return found if bool(found.any()) else None
         factor *= 1.5
     # A network that refuses every other size can be walked at its own.
-    found = _walk(_native(analysis), axes, value, [size or 1 for size in sizes])
+    found = _walk({axis: analysis.local(axis) for axis in analysis.axes}, axes, value, [size or 1 for size in sizes])
     return found if found is not None and bool(found.any()) else None
-
-
-def _native(analysis: Analysis) -> dict[Axis, Grown]:
-    runs: dict[Axis, Grown] = {}
-    for axis in analysis.axes:
-        labels, policy = analysis.local(axis)
-        count = len(analysis.native.nodes)
-        runs[axis] = Grown(analysis.native, axis, analysis.length(axis), labels, policy, count)
-    return runs
 
 
 def _walk(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int, sizes: Sequence[int]) -> Tensor | None:

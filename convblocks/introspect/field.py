@@ -49,13 +49,12 @@ def axis_field(labels: Labels | None, length: int, prefer: int | None, margin: i
     if labels.pooled:
         units = units_of(labels)
         lo, hi = units.lo, units.hi
-        filled = hi >= lo
-        if not bool(filled.all()):
-            lo, hi = lo[filled], hi[filled]
-        if len(lo) == 0:
+        # What depends on nothing begins behind all and ends before all.
+        size = int((hi - lo).max()) + 1
+        if size <= 0:
             return AxisField(0, empty=True)
         inside = int(lo.min()) > margin // 2 and int(hi.max()) < length - 1 - margin // 2
-        return AxisField(int((hi - lo).max()) + 1, pooled=True) if inside else None
+        return AxisField(size, pooled=True) if inside else None
     units = units_of(labels, prefer)
     return _uniform(units.lo, units.minus_hi, length, margin) or _searched(units.lo, units.hi, length, margin)
 

@@ -25,6 +25,8 @@ from convblocks.introspect.operations import is_pointwise, results_of
 from convblocks.introspect.registry import RULES, Call, NoRule, Policy, Result, Rule
 from convblocks.introspect.repeats import Repeats
 from convblocks.introspect.rules.pointwise import pointwise
+from convblocks.introspect.symmetry import Mirror
+from convblocks.introspect.turns import Turn
 
 NO_REASONS: frozenset[str] = frozenset()
 
@@ -100,6 +102,11 @@ class Local:
         """Nodes that slide windows over places that go row by row: which rows meet follows the width of the map."""
         self.partial: set[int] = set()
         """Gates whose elements gather other parts of the input each: one row in eight, one half and the other."""
+
+    @property
+    def marks(self) -> tuple[set[int], ...]:
+        """All that is noted of nodes."""
+        return self.gates, self.partial, self.crosses
 
     def crossed(self, call: Call, dim: int) -> None:
         """See `Policy`; the rows of a window, which are as long at any size of the map, are left out."""
@@ -210,6 +217,64 @@ def propagate(graph: Graph, axis: Axis, policy: Policy, start: Callable[[int], T
     return done
 
 
+def propagate_across(
+    graph: Graph, axis: Axis, policy: Local, along: Propagation, like: Local
+) -> tuple[Propagation, dict[int, Turn]]:
+    """Labels along the width but for those that are the mirror image of labels along the height, and how these turn.
+
+    `along` and `like` are what following the height has given, and its policy.
+    """
+    mirror = Mirror(graph, along.labels)
+    done = Propagation()
+    try:
+        taken = _follow_across(graph, policy, along, done, mirror)
+    except TooLarge:
+        return propagate(graph, axis, policy), {}
+    for mine, others in zip(policy.marks, like.marks, strict=True):
+        mine |= others & taken
+    done.labels = {value: labels for value, labels in done.labels.items() if value not in mirror.turns}
+    return done, mirror.turns
+
+
+def _follow_across(graph: Graph, policy: Local, along: Propagation, done: Propagation, mirror: Mirror) -> set[int]:
+    """The nodes of which the results are the mirror image, as their operands tell; rules tell of all others."""
+    own, turns = done.labels, mirror.turns
+    taken: set[int] = set()
+    for number, node in enumerate(graph.nodes):
+        operands = [value for value in node.operands if value in own or value in turns]
+        if not operands:
+            continue
+        if all(value in turns for value in operands) and mirror.takes(node):
+            taken.add(number)
+            if along.unknown or done.unknown:
+                _take_reasons(node, along.unknown, done.unknown)
+            continue
+        for value in operands:
+            if value not in own:
+                own[value] = mirror.image(value)
+        _step(graph, node, number, policy, done)
+        # Most operations leave labels as they are: those have been looked at.
+        others = along.labels
+        seen = {(id(own[value]), id(others.get(value))) for value in operands if value not in turns}
+        for value in node.outputs:
+            if value not in own or (id(own[value]), id(others.get(value))) in seen:
+                continue
+            if mirror.shows(value, own[value], operands):
+                # In the memory of the others, so that what has been said of those is found again.
+                own[value] = mirror.image(value)
+    return taken
+
+
+def _take_reasons(node: Node, along: dict[int, frozenset[str]], across: dict[int, frozenset[str]]) -> None:
+    """What is unknown of the results of a node across: what is of its operands, and what itself adds along."""
+    nothing = frozenset[str]()
+    before, here = (nothing.union(*(of.get(value, nothing) for value in node.operands)) for of in (along, across))
+    for value in node.outputs:
+        reasons = here | (along.get(value, nothing) - before)
+        if reasons:
+            across[value] = reasons
+
+
 def _step(graph: Graph, node: Node, number: int, policy: Policy, done: Propagation) -> None:
     operands = node.operands
     known = [done.labels[value] for value in operands if value in done.labels]
@@ -243,13 +308,18 @@ def _repeated(
     key = repeats.key(number, labels)
     found = repeats.find(key) if key is not None else None
     if found is not None:
-        for gates in (policy.gates, policy.partial, policy.crosses):
-            if found[0] in gates:
-                gates.add(number)
+        for nodes, marked in zip(policy.marks, found[0], strict=True):
+            if marked:
+                nodes.add(number)
         return found[1]
     answer = _apply(graph, node, number, policy, labels)
     if key is not None:
-        repeats.keep(key, number, answer, [labels[value] for value in node.operands if value in labels])
+        repeats.keep(
+            key,
+            [number in nodes for nodes in policy.marks],
+            answer,
+            [labels[value] for value in node.operands if value in labels],
+        )
     return answer
 
 

@@ -25,7 +25,7 @@ class Repeats:
 
     def __init__(self, graph: Graph, native_shapes: Sequence[tuple[int, ...]]) -> None:
         self._graph, self._native_shapes = graph, native_shapes
-        self._answers: dict[Hashable, tuple[int, list[Labels | None]]] = {}
+        self._answers: dict[Hashable, tuple[Sequence[bool], list[Labels | None]]] = {}
         # Labels are told apart by their identity, so they must outlive the answers.
         self._alive: list[Labels] = []
         self._asked = self._found = 0
@@ -34,17 +34,19 @@ class Repeats:
         self._zeros: list[Tensor] = []
         self._patterns: dict[int, int | None] = {}
 
-    def find(self, key: Hashable) -> tuple[int, list[Labels | None]] | None:
-        """The number of the first node of this key, and its answer."""
+    def find(self, key: Hashable) -> tuple[Sequence[bool], list[Labels | None]] | None:
+        """How the first node of this key was marked, and its answer."""
         found = self._answers.get(key)
         self._asked += 1
         self._found += found is not None
         return found
 
-    def keep(self, key: Hashable, number: int, answer: list[Labels | None], operands: Sequence[Labels]) -> None:
+    def keep(
+        self, key: Hashable, marks: Sequence[bool], answer: list[Labels | None], operands: Sequence[Labels]
+    ) -> None:
         """Note the answer for a node."""
         self._alive += operands
-        self._answers[key] = number, answer
+        self._answers[key] = marks, answer
 
     def key(self, number: int, labels: dict[int, Labels]) -> Hashable | None:
         """Equal for nodes of which the rules say the same; None where that cannot be told."""

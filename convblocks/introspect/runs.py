@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,9 +17,9 @@ from convblocks.introspect.graph import Graph
 from convblocks.introspect.growth import Reach, grown_length, reach
 from convblocks.introspect.inputs import Inputs
 from convblocks.introspect.labels import Identity, Labels
-from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate
+from convblocks.introspect.propagation import Axis, Local, Propagation, Whole, propagate, propagate_across
 from convblocks.introspect.repeats import Repeats
-from convblocks.introspect.symmetry import exchanged, mirrored
+from convblocks.introspect.symmetry import exchanged, mirrored, square
 from convblocks.introspect.tracing import named_modules, trace
 from convblocks.introspect.turns import Turn
 from convblocks.introspect.units import shows_all, widest
@@ -31,14 +31,14 @@ LONGEST = 2**16
 class Grown:
     """The network on an enlarged input, with the local labels along one axis.
 
-    `like` is the run along another axis of which this one is the mirror image, as `turns` says: its labels are made
-    when somebody asks for them.
+    `like` is the run along another axis of which labels here are the mirror image, as `turns` says; `own` are the
+    others. The labels of all values are put together when somebody asks for them.
     """
 
     graph: Graph
     axis: Axis
     length: int
-    found: Propagation | None
+    own: Propagation
     policy: Local
     agreed: int
     like: Grown | None = None
@@ -49,33 +49,56 @@ class Grown:
     scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
     sizes: dict[Identity, int] = field(default_factory=dict[Identity, int])
     """What is known of arrays, by their memory."""
+    _all: Propagation | None = None
 
     @property
     def labels(self) -> Propagation:
         """What every value depends on along the axis."""
-        if self.found is None:
-            assert self.like is not None
+        if self.like is None:
+            return self.own
+        if self._all is None:
             try:
-                self.found = mirror(self.like.labels, self.turns, self.graph.shapes)
+                done: dict[tuple[int, Turn], Labels] = {}
+                along, shapes = self.like.labels.labels, self.graph.shapes
+                images = {
+                    value: mirrored(along[value], turn, shapes[value], done) for value, turn in self.turns.items()
+                }
+                self._all = Propagation({**images, **self.own.labels}, self.own.unknown)
             except TooLarge:
-                self.found = propagate(self.graph, self.axis, self.policy)
-        return self.found
+                self._all = propagate(self.graph, self.axis, self.policy)
+        return self._all
+
+    def unturned(self, value: int) -> Labels:
+        """Labels of a value, as they are along the other axis if they are their mirror image."""
+        run = self if self.like is None or value in self.own.labels else self.like
+        return run.own.labels[value]
+
+    def values(self) -> Iterable[int]:
+        """All values that have labels."""
+        return (*self.turns, *self.own.labels)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether all labels are the mirror image of those along another axis."""
+        return self.like is not None and not self.own.labels
+
+    def has(self, value: int) -> bool:
+        """Whether a value has labels."""
+        return value in self.own.labels or value in self.turns
 
     def cut(self, count: int) -> None:
         """Forget all but the first `count` nodes."""
         self.agreed = count
-        if self.like is not None:
-            self.found = None
-            return
+        self._all = None
         kept = {value for node in self.graph.nodes[:count] for value in node.outputs} | set(self.graph.inputs)
         # The axes share a graph.
         self.graph.nodes = self.graph.nodes[:count]
-        self.labels.labels = {value: labels for value, labels in self.labels.labels.items() if value in kept}
+        self.own.labels = {value: labels for value, labels in self.own.labels.items() if value in kept}
+        self.turns = {value: turn for value, turn in self.turns.items() if value in kept}
         # The memory of those forgotten may become that of others.
         self.sizes.clear()
-        self.policy.gates = {number for number in self.policy.gates if number < count}
-        self.policy.partial = {number for number in self.policy.partial if number < count}
-        self.policy.crosses = {number for number in self.policy.crosses if number < count}
+        for nodes in self.policy.marks:
+            nodes.intersection_update(range(count))
 
 
 class Runs:
@@ -89,7 +112,7 @@ class Runs:
         self._reach: dict[Axis, Reach] = {}
         self._grown: dict[Axis, list[Grown]] = {}
         self._whole: dict[Axis, Propagation] = {}
-        self._local: dict[Axis, tuple[Propagation, Local]] = {}
+        self._local: dict[Axis, Grown] = {}
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
@@ -108,17 +131,35 @@ class Runs:
         return self._whole[axis]
 
     @on_cpu
-    def local(self, axis: Axis) -> tuple[Propagation, Local]:
-        """Local labels at the original size, for what a larger input cannot reach."""
+    def local(self, axis: Axis) -> Grown:
+        """The network at the original size with local labels, for what a larger input cannot reach."""
         if axis not in self._local:
-            policy = self._policy(self.native, axis, self.length(axis), self._repeats)
-            self._local[axis] = propagate(self.native, axis, policy), policy
+            like = self._local.get(self.axes[0])
+            self._local[axis] = self._follow(
+                self.native, axis, self.length(axis), self._repeats, len(self.native.nodes), like
+            )
         return self._local[axis]
 
-    def _policy(self, graph: Graph, axis: Axis, length: int, repeats: Repeats | None) -> Local:
-        # A window may be as large as the map that the original size leaves.
-        windows = self.attends and (self.reach(axis).windows or reach(graph, axis).windows)
-        return Local(length, self.native.shapes, self.length(axis), windows=windows, repeats=repeats)
+    def _follow(
+        self, graph: Graph, axis: Axis, length: int, repeats: Repeats | None, agreed: int, like: Grown | None
+    ) -> Grown:
+        """Follow an axis of a run; of the width what is not as along the height, which is `like`."""
+        if like is not None and self.turns is not None:
+            windows = like.policy.windows
+        else:
+            # A window may be as large as the map that the original size leaves.
+            windows = self.attends and (self.reach(axis).windows or reach(graph, axis).windows)
+        policy = Local(length, self.native.shapes, self.length(axis), windows=windows, repeats=repeats)
+        if like is not None and self._may_turn(like, policy):
+            own, turns = propagate_across(graph, axis, policy, like.own, like.policy)
+        else:
+            own, turns, like = propagate(graph, axis, policy), {}, None
+        return Grown(graph, axis, length, own, policy, agreed, like, turns)
+
+    def _may_turn(self, like: Grown, policy: Local) -> bool:
+        """Whether an image is as high as it is wide, and both axes are looked at in the same way."""
+        ways = [(one.half, one.share, one.windows) for one in (policy, like.policy)]
+        return ways[0] == ways[1] and [axis.dim for axis in self.axes] == [2, 3] and square(like.graph)
 
     def _repeats_of(self, graph: Graph) -> Repeats | None:
         # Where there is no attention every layer sees more than the one before it.
@@ -158,7 +199,9 @@ class Runs:
         while True:
             lengths = {axis: self._enlarged(axis, factor) for axis in self.axes}
             grown = self.run(lengths)
-            small = [self._too_small(grown[axis]) for axis in self.axes]
+            small: list[frozenset[int]] = []
+            for axis in self.axes:
+                small.append(self._too_small(grown[axis], small[0] if small else frozenset()))
             if before is not None and (small == before[2] or self._lost(before[1], grown)):
                 # What sees both ends of any input, as the border does under circular padding, is left as it is.
                 lengths, grown, _ = before
@@ -208,7 +251,7 @@ class Runs:
 
         `cut` is what is cut into windows, as `windows` finds it.
         """
-        if grown.like is not None:
+        if grown.like is not None and grown.is_image:
             return self._needed(grown.like, cut)
         axis, found = grown.axis, self.reach(grown.axis)
         pattern = 1
@@ -220,8 +263,9 @@ class Runs:
             return 0
         largest = 0
         seen: set[Identity] = set()
-        for value, labels in grown.labels.labels.items():
-            if labels.pooled or labels.terms or value in grown.labels.unknown or labels.identity in seen:
+        for value in grown.values():
+            labels = grown.unturned(value)
+            if labels.pooled or labels.terms or value in grown.own.unknown or labels.identity in seen:
                 continue
             seen.add(labels.identity)
             size = widest(labels, grown.sizes)
@@ -232,7 +276,12 @@ class Runs:
     def _enlarged(self, axis: Axis, factor: int) -> int:
         """A length in which units in the middle see no border, by the estimate of their fields."""
         found, length = self.reach(axis), self.length(axis)
-        return grown_length(length, min(LONGEST, length + factor * (found.total + 2 * found.multiple)), found.multiple)
+        # An image as high as it is wide stays so, that what is alike along both can be followed once.
+        others = [
+            self.reach(other) for other in self.axes if other.input == axis.input and self.length(other) == length
+        ]
+        total = max(other.total for other in others if other.multiple == found.multiple)
+        return grown_length(length, min(LONGEST, length + factor * (total + 2 * found.multiple)), found.multiple)
 
     @on_cpu
     def run(self, lengths: dict[Axis, int]) -> dict[Axis, Grown]:
@@ -256,27 +305,19 @@ class Runs:
             node.call = twin.call
         result: dict[Axis, Grown] = {}
         repeats = self._repeats_of(graph)
-        turns = exchanged(graph) if self.turns is not None else None
         for axis, length in lengths.items():
-            if result and turns is not None:
-                [like] = result.values()
-                result[axis] = Grown(graph, axis, length, None, like.policy, agreed, like, turns)
-            else:
-                policy = self._policy(graph, axis, length, repeats)
-                result[axis] = Grown(graph, axis, length, propagate(graph, axis, policy), policy, agreed)
+            like = result.get(self.axes[0])
+            result[axis] = self._follow(graph, axis, length, repeats, agreed, like)
         return result
 
-    def _too_small(self, grown: Grown) -> frozenset[int]:
-        """Values of which some unit sees too much of the input to tell its field."""
-        if grown.like is not None:
-            return self._too_small(grown.like)
+    def _too_small(self, grown: Grown, along: frozenset[int]) -> frozenset[int]:
+        """Values of which some unit sees too much of the input to tell a field; `along` are such along the height."""
         seen: dict[Identity, bool] = {}
-        found: set[int] = set()
         # A window from the end of a row to the next sees both ends of any input.
         crossed = downstream(grown.graph, grown.policy.crosses) if grown.policy.crosses else set[int]()
-        known = grown.labels
-        for value, labels in known.labels.items():
-            if labels.pooled or value in known.unknown or value in crossed:
+        found = {value for value in along if value in grown.turns and value not in crossed}
+        for value, labels in grown.own.labels.items():
+            if labels.pooled or value in grown.own.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
                 seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)
@@ -286,18 +327,7 @@ class Runs:
 
     def _lost(self, before: dict[Axis, Grown], grown: dict[Axis, Grown]) -> bool:
         """Whether a larger input leaves unknown what was known: its labels have become too large."""
-        pairs = [(grown[axis], before[axis]) for axis in self.axes if grown[axis].like is None]
-        return any(now.labels.unknown.keys() - then.labels.unknown.keys() for now, then in pairs)
-
-
-def mirror(along: Propagation, turns: dict[int, Turn], shapes: Sequence[tuple[int, ...]]) -> Propagation:
-    """The labels along the width of a network that treats it as the height, from those along the height."""
-    done: dict[tuple[int, Turn], Labels] = {}
-    labels = {
-        value: mirrored(item, turns[value], shapes[value], done) if value in turns else item
-        for value, item in along.labels.items()
-    }
-    return Propagation(labels, dict(along.unknown))
+        return any(grown[axis].own.unknown.keys() - before[axis].own.unknown.keys() for axis in self.axes)
 
 
 def downstream(graph: Graph, sources: Collection[int]) -> set[int]:

@@ -13,7 +13,7 @@ from convblocks.introspect.graph import Graph, Node
 from convblocks.introspect.operations import ATTENTION, FUSED_ATTENTION, is_pointwise
 from convblocks.introspect.registry import RULES
 from convblocks.introspect.rules.pointwise import elementwise
-from convblocks.introspect.turns import Turn, emptied, moved, resized, slid, still, stretched, viewed
+from convblocks.introspect.turns import FREE, Turn, emptied, moved, resized, slid, still, stretched, viewed
 from convblocks.introspect.zeros import zeros
 
 PAIRS = ("stride", "padding", "dilation", "output_padding", "kernel_size", "output_size", "scale_factors")
@@ -118,18 +118,24 @@ def _pointwise(call: _Turning) -> Found:
     if found is None:
         return None
     for value in operands:
-        if value not in call.known and not _even(call, found, value):
-            return None
+        if found is not None and value not in call.known:
+            found = _beside(call, found, value)
     return [found] * len(call.shapes)
 
 
-def _even(call: _Turning, found: Turn, value: int) -> bool:
-    """Whether a constant is the same at all places that are exchanged, or nowhere zero."""
+def _beside(call: _Turning, found: Turn, value: int) -> Turn | None:
+    """What meets a constant element by element: along what stays it may be zero somewhere, and not along the others."""
     shape = call.graph.shapes[value]
     lead = len(call.out) - len(shape)
-    if all(length == 1 or found.stays(dim + lead) for dim, length in enumerate(shape)):
-        return True
-    return zeros(call.graph, value) is None
+    varying = [dim + lead for dim, length in enumerate(shape) if length > 1]
+    uneven = [dim for dim in varying if not found.stays(dim)]
+    free = [dim for dim in varying if any(found.places[number] == FREE for number in found.numbers(dim))]
+    if not (uneven or free) or zeros(call.graph, value) is None:
+        return found
+    turn: Turn | None = None if uneven else found
+    for dim in free:
+        turn = turn and resized(turn, dim, call.out[dim], free=False)
+    return turn
 
 
 def _same(call: _Turning) -> Found:

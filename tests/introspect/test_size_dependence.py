@@ -195,7 +195,7 @@ def test_what_slides_along_rows_of_windows_does_not_follow_the_width_of_the_map(
     field = receptive_field(network, (3, 16, 16))
     assert field.size[0] == 4
     assert len(runs) == (1 if kind == "rows of windows" else 2)
-    _, policy = field._analysis.local(field.axes[0])  # pyright: ignore[reportPrivateUsage] - of this package
+    policy = field._analysis.local(field.axes[0]).policy  # pyright: ignore[reportPrivateUsage] - of this package
     assert not policy.crosses
 
 

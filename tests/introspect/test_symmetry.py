@@ -13,37 +13,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from convblocks.introspect import runs
+from convblocks.introspect import runs, symmetry
 from convblocks.introspect.analysis import Analysis
 from convblocks.introspect.arrays import LARGEST, TooLarge
 from convblocks.introspect.labels import Labels
 from convblocks.introspect.propagation import Local, propagate
 from convblocks.introspect.receptive_field import analyse
+from convblocks.introspect.runs import Grown
 from convblocks.introspect.symmetry import exchanged
 
 Step = Callable[[Tensor], Tensor]
 
 
 def check(analysis: Analysis) -> bool:
-    """Whether the width was taken over from the height; that must be what following it gives."""
+    """Whether all of the width was taken over from the height; what was must be what following it gives."""
     height, width = analysis.axes
-    found = analysis.grown(width)
-    assert len(found) == len(analysis.grown(height))
-    for run, along in zip(found, analysis.grown(height), strict=True):
-        if run.like is None:
-            return False
-        assert run.like is along
-        policy = Local(run.length, analysis.native.shapes, analysis.length(run.axis), windows=run.policy.windows)
-        expected = propagate(run.graph, width, policy)
-        assert run.policy.gates == policy.gates
-        assert run.policy.partial == policy.partial
-        assert run.labels.unknown == expected.unknown
-        assert run.labels.labels.keys() == expected.labels.keys()
-        for value, labels in expected.labels.items():
-            mine = run.labels.labels[value]
-            assert (mine.pooled, mine.lengths) == (labels.pooled, labels.lengths)
-            assert same(mine, labels)
-    return True
+    along, found = ([*analysis.grown(axis), analysis.local(axis)] for axis in (height, width))
+    images = [_check(analysis, run, other) for run, other in zip(found, along, strict=True)]
+    return all(images)
+
+
+def _check(analysis: Analysis, run: Grown, along: Grown) -> bool:
+    policy = Local(run.length, analysis.native.shapes, analysis.length(run.axis), windows=run.policy.windows)
+    expected = propagate(run.graph, run.axis, policy)
+    assert run.policy.marks == policy.marks
+    assert run.labels.unknown == expected.unknown
+    assert run.labels.labels.keys() == expected.labels.keys() == set(run.values())
+    for value, labels in expected.labels.items():
+        mine = run.labels.labels[value]
+        assert (mine.pooled, mine.lengths) == (labels.pooled, labels.lengths)
+        assert same(mine, labels)
+    assert run.like in (None, along)
+    return run.is_image
 
 
 def same(a: Labels, b: Labels) -> bool:
@@ -199,7 +200,17 @@ ALIKE: dict[str, Step] = {
     "groups of channels": lambda x: (x.view(1, 2, 2, *x.shape[2:]) + 1).view(x.shape),
 }
 
+
+def channels_as_rows(x: Tensor) -> Tensor:
+    """Of channels one of which is nothing rows are made, of windows as high as there are channels."""
+    n, c, h, w = x.shape
+    hidden = x * torch.tensor([0.0, 1, 1, 1]).view(4, 1, 1)
+    rows = hidden.view(n, c, h // 4, 4, w // 4, 4).amax((3, 5)).permute(0, 2, 1, 3).unsqueeze(1).unsqueeze(5)
+    return (x.view(n, c, h // 4, 4, w // 4, 4) + rows).reshape(x.shape)
+
+
 OTHERS: dict[str, Step] = {
+    "channels as rows": channels_as_rows,
     "weights by channel": windows_by_channel,
     "axial attention": axial,
     "other windows": lambda x: in_windows(x, (4, 6)),
@@ -252,9 +263,10 @@ def test_fields_are_those_of_both_followed(name: str, monkeypatch: pytest.Monkey
 
     mine = analyse(network, (4, 24, 24))
     height, width = mine.axes
-    assert mine.grown(width)[0].like is not None
+    assert mine.grown(width)[0].is_image
     fields = {value: mine.field(width, value) for value in mine.grown(height)[0].labels.labels}
     monkeypatch.setattr(runs, "exchanged", lambda _: None)
+    monkeypatch.setattr(runs, "square", lambda _: False)
     both = analyse(network, (4, 24, 24))
     assert both.grown(width)[0].like is None
     assert fields == {value: both.field(width, value) for value in both.grown(height)[0].labels.labels}
@@ -265,6 +277,7 @@ def test_labels_that_cannot_be_mirrored_are_followed(monkeypatch: pytest.MonkeyP
         raise TooLarge([1])
 
     monkeypatch.setattr(runs, "mirrored", refuse)
+    monkeypatch.setattr(symmetry, "mirrored", refuse)
     assert check(analyse(lambda x: in_windows(convolved(x, padding=1)), (4, 24, 24)))
 
 
@@ -272,7 +285,46 @@ def test_labels_that_cannot_be_mirrored_are_followed(monkeypatch: pytest.MonkeyP
 def test_what_does_not_is_followed_along_both(name: str) -> None:
     analysis = analyse(lambda x: OTHERS[name](convolved(x, padding=1)), (4, 24, 24))
     assert exchanged(analysis.native) is None
+    check(analysis)
+
+
+def long_kernels(x: Tensor) -> Tensor:
+    return F.conv2d(F.conv2d(x, ones(4, 4, 1, 5), padding=(0, 2)), ones(4, 4, 5, 1), padding=(2, 0))
+
+
+def strips(x: Tensor) -> Tensor:
+    return F.conv2d(x, ones(4, 4, 1, 7), padding=(0, 3)) + F.conv2d(x, ones(4, 4, 7, 1), padding=(3, 0))
+
+
+def with_positions(x: Tensor) -> Tensor:
+    """Windows that see their surroundings, by their rows and by their columns."""
+    n, c, h, w = x.shape
+    q = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 4, c)
+    around = F.pad(x, (1, 1, 1, 1)).unfold(2, 6, 4).unfold(3, 6, 4)
+    keys = around.permute(0, 2, 3, 4, 5, 1).reshape(-1, 36, c)
+    of_columns = (q @ ones(c, 6)).view(-1, 4, 1, 4, 6).expand(-1, -1, 6, -1, -1).permute(0, 1, 3, 2, 4)
+    of_rows = (q.transpose(1, 2) @ ones(c, 6)).view(-1, 4, 1, 4, 6).expand(-1, -1, 6, -1, -1).permute(0, 3, 1, 4, 2)
+    scores = q.reshape(-1, 16, c) @ keys.transpose(1, 2) + (of_columns + of_rows).reshape(-1, 16, 36)
+    found = (scores.softmax(2) @ keys).view(n, h // 4, w // 4, 4, 4, c)
+    return found.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+
+@pytest.mark.parametrize(("pair", "followed"), [(long_kernels, 2), (strips, 4), (with_positions, 0)])
+def test_what_two_operations_do_to_both_together_is_followed_along_one(pair: Step, followed: int) -> None:
+    """Of what comes behind them nothing is followed along the width; `followed` convolutions are."""
+
+    def network(x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = in_windows(convolved(F.relu(pair(convolved(x, padding=1))), padding=1))
+        return x
+
+    analysis = analyse(network, (4, 24, 24))
+    assert exchanged(analysis.native) is None
     assert not check(analysis)
+    run = analysis.grown(analysis.axes[1])[0]
+    ops = [node.op for node in run.graph.nodes if set(node.outputs) & run.own.labels.keys()]
+    assert not {"relu", "amax"} & set(ops)
+    assert ops.count("convolution") == followed
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -294,7 +346,13 @@ def test_networks_of_several_steps(steps: list[str], other: tuple[str, int] | No
         network(torch.zeros(1, 4, 24, 24))
     except RuntimeError:
         return  # nothing is left of the map
-    assert check(analyse(network, (4, 24, 24))) == (other is None)
+    assert check(analyse(network, (4, 24, 24))) or other is not None
+
+
+def test_an_image_as_high_as_it_is_wide_is_enlarged_to_one() -> None:
+    """Its rows see farther than its columns."""
+    analysis = analyse(lambda x: F.conv2d(x, ones(4, 4, 9, 1), padding=(4, 0)), (4, 24, 24))
+    assert len({run.length for axis in analysis.axes for run in analysis.grown(axis)}) == 1
 
 
 def test_an_input_that_is_not_square_is_followed_along_both() -> None:

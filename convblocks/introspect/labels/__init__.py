@@ -11,7 +11,7 @@ that a view has `Flattened` to places, as transformers do, keeps its rows and co
 labels vary along one of the two.
 """
 
-from convblocks.introspect.labels.concatenation import Concatenation, joined
+from convblocks.introspect.labels.concatenation import Concatenation, joined, same
 from convblocks.introspect.labels.flattened import Flattened, merge
 from convblocks.introspect.labels.gathering import least, least_of_middle, least_of_run, middle_of, slices
 from convblocks.introspect.labels.minimum import Minimum
@@ -32,6 +32,7 @@ __all__ = [
     "merge",
     "middle_of",
     "reshaped",
+    "same",
     "slices",
     "union",
 ]

@@ -130,17 +130,19 @@ def joined(dim: int, items: Sequence[tuple[Labels, int]]) -> Labels:
     first = items[0][0]
     if len(items) == 1 and first.length(dim) in (1, items[0][1]):
         return first
-    if first.length(dim) == 1 and all(item is first or _same(item, first) for item, _ in items):
+    if first.length(dim) == 1 and all(item is first or same(item, first) for item, _ in items):
         return first
     return Concatenation(dim, items, first.pooled)
 
 
-def _same(a: Labels, b: Labels) -> bool:
+def same(a: Labels, b: Labels) -> bool:
     """Whether two intervals are equal; masks, all zero, are told apart by what they belong to."""
     if a.lengths != b.lengths or a.dtype.is_floating_point:
         return False
     if isinstance(a, Flattened) and isinstance(b, Flattened):
-        return (a.shape, a.groups) == (b.shape, b.groups) and _same(a.source, b.source)
+        return (a.shape, a.groups) == (b.shape, b.groups) and same(a.source, b.source)
+    if a.terms and b.terms:
+        return len(a.terms) == len(b.terms) and all(any(same(x, y) for y in b.terms) for x in a.terms)
     if math.prod(a.lengths) > arrays.LARGEST:
         # Not to be put together for this.
         return a.identity == b.identity
