@@ -78,7 +78,7 @@ class Analysis(Runs):
             found = self._seen(run.like, value)
             if _is_same(run.turns[value], found):
                 return found
-        labels = run.labels.labels[value]
+        labels = run.labels(value)
         key = labels.identity, self.prefer(run.graph.shapes[value], run.axis)
         if key not in run.fields:
             # Other tensors, heads and windows among them, show the same rows, or the same columns, in another way.
@@ -115,7 +115,7 @@ class Analysis(Runs):
             found = self._seen_natively(run.like, value, margin)
             if _is_same(run.turns[value], found):
                 return found
-        labels, length = run.labels.labels[value], run.length
+        labels, length = run.labels(value), run.length
         key = labels.identity, self.prefer(run.graph.shapes[value], run.axis), margin
         if key not in self._native_fields:
             reaches = shows_all(labels, length, {}) and not see_alike(labels, length, key[1], margin)
@@ -127,7 +127,7 @@ class Analysis(Runs):
         """First and last position that every unit of a value sees in the enlarged input, and which see no border."""
         run = self.grown(axis)[0]
         prefer = self.prefer(run.graph.shapes[value], axis)
-        found = units_of(run.labels.labels[value], prefer)
+        found = units_of(run.labels(value), prefer)
         lo, hi = found.lo, found.hi
         margin = (run.length - self.length(axis)) // 4
         return lo, hi, (lo > margin) & (hi < run.length - 1 - margin) & (hi >= lo)

@@ -85,13 +85,13 @@ def reached_pixels(analysis: Analysis, value: int, input_index: int) -> Tensor |
 def _walk(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int, sizes: Sequence[int]) -> Tensor | None:
     run = runs[axes[0]]
     graph = run.graph
-    if any(value not in runs[axis].labels.labels for axis in axes):
+    if not all(runs[axis].has(value) for axis in axes):
         return None
     place: dict[int, int] = {}
     spans: list[tuple[int, int]] = []
     for axis, size in zip(axes, sizes, strict=True):
         prefer = axis.dim if len(graph.shapes[value]) == len(graph.shapes[graph.inputs[axis.input]]) else None
-        units = units_of(runs[axis].labels.labels[value], prefer)
+        units = units_of(runs[axis].labels(value), prefer)
         lo, hi, dim = units.lo, units.hi, units.dim
         if dim is None and not units.single:
             return None
@@ -137,9 +137,7 @@ def _through(
 ) -> dict[int, Tensor]:
     """Masks of the operands of one node from the masks of its results."""
     graph = runs[axes[0]].graph
-    operands = [
-        value for value in dict.fromkeys(node.operands) if any(value in runs[axis].labels.labels for axis in axes)
-    ]
+    operands = [value for value in dict.fromkeys(node.operands) if any(runs[axis].has(value) for axis in axes)]
     narrow = {value: _lengths(runs, axes, value) for value in operands}
     for lengths in (narrow, {value: list(graph.shapes[value]) for value in operands}):
         dummies = {value: torch.zeros([1, *lengths[value]], requires_grad=True) for value in operands}
@@ -200,8 +198,8 @@ def _lengths(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int) -> list[
     shape = runs[axes[0]].graph.shapes[value]
     lengths = [1] * len(shape)
     for axis in axes:
-        labels = runs[axis].labels.labels.get(value)
-        if labels is not None:
+        if runs[axis].has(value):
+            labels = runs[axis].labels(value)
             for dim, length in enumerate(labels.lengths):
                 if length > 1 and not (isinstance(labels, Concatenation) and labels.dim == dim):
                     lengths[dim] = shape[dim]
@@ -209,5 +207,5 @@ def _lengths(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int) -> list[
 
 
 def _pooled(runs: dict[Axis, Grown], axes: Sequence[Axis], value: int) -> bool:
-    found = [runs[axis].labels.labels[value] for axis in axes if value in runs[axis].labels.labels]
+    found = [runs[axis].labels(value) for axis in axes if runs[axis].has(value)]
     return all(labels.pooled for labels in found)

@@ -32,7 +32,7 @@ class Grown:
     """The network on an enlarged input, with the local labels along one axis.
 
     `like` is the run along another axis of which labels here are the mirror image, as `turns` says; `own` are the
-    others. The labels of all values are put together when somebody asks for them.
+    others. An image is made when somebody asks for it.
     """
 
     graph: Graph
@@ -49,24 +49,32 @@ class Grown:
     scores: dict[Identity, bool] = field(default_factory=dict[Identity, bool])
     sizes: dict[Identity, int] = field(default_factory=dict[Identity, int])
     """What is known of arrays, by their memory."""
-    _all: Propagation | None = None
+    _widest: int | None = None
+    _images: dict[tuple[int, Turn], Labels] = field(default_factory=dict[tuple[int, Turn], Labels])
 
-    @property
-    def labels(self) -> Propagation:
-        """What every value depends on along the axis."""
-        if self.like is None:
-            return self.own
-        if self._all is None:
+    def labels(self, value: int) -> Labels:
+        """What a value depends on along the axis."""
+        if self.like is not None and value in self.turns:
             try:
-                done: dict[tuple[int, Turn], Labels] = {}
-                along, shapes = self.like.labels.labels, self.graph.shapes
-                images = {
-                    value: mirrored(along[value], turn, shapes[value], done) for value, turn in self.turns.items()
-                }
-                self._all = Propagation({**images, **self.own.labels}, self.own.unknown)
+                along, shape = self.like.own.labels[value], self.graph.shapes[value]
+                return mirrored(along, self.turns[value], shape, self._images)
             except TooLarge:
-                self._all = propagate(self.graph, self.axis, self.policy)
-        return self._all
+                self.own, self.turns, self.like = propagate(self.graph, self.axis, self.policy), {}, None
+        return self.own.labels[value]
+
+    def widest(self) -> int:
+        """The most positions that an element sees, of those that see half of the input at most; `like` is included."""
+        if self._widest is None:
+            found, seen = self.like.widest() if self.like is not None else 0, set[Identity]()
+            for value, labels in self.own.labels.items():
+                if labels.pooled or labels.terms or value in self.own.unknown or labels.identity in seen:
+                    continue
+                seen.add(labels.identity)
+                size = widest(labels, self.sizes)
+                if size <= self.length // 2:
+                    found = max(found, size)
+            self._widest = found
+        return self._widest
 
     def unturned(self, value: int) -> Labels:
         """Labels of a value, as they are along the other axis if they are their mirror image."""
@@ -89,7 +97,7 @@ class Grown:
     def cut(self, count: int) -> None:
         """Forget all but the first `count` nodes."""
         self.agreed = count
-        self._all = None
+        self._widest = None
         kept = {value for node in self.graph.nodes[:count] for value in node.outputs} | set(self.graph.inputs)
         # The axes share a graph.
         self.graph.nodes = self.graph.nodes[:count]
@@ -97,6 +105,7 @@ class Grown:
         self.turns = {value: turn for value, turn in self.turns.items() if value in kept}
         # The memory of those forgotten may become that of others.
         self.sizes.clear()
+        self._images.clear()
         for nodes in self.policy.marks:
             nodes.intersection_update(range(count))
 
@@ -251,8 +260,6 @@ class Runs:
 
         `cut` is what is cut into windows, as `windows` finds it.
         """
-        if grown.like is not None and grown.is_image:
-            return self._needed(grown.like, cut)
         axis, found = grown.axis, self.reach(grown.axis)
         pattern = 1
         for value, count in cut:
@@ -261,17 +268,7 @@ class Runs:
         native = self.length(axis)
         if pattern == 1 or 2 * (found.total + 2 * pattern) - native <= grown.length:
             return 0
-        largest = 0
-        seen: set[Identity] = set()
-        for value in grown.values():
-            labels = grown.unturned(value)
-            if labels.pooled or labels.terms or value in grown.own.unknown or labels.identity in seen:
-                continue
-            seen.add(labels.identity)
-            size = widest(labels, grown.sizes)
-            if size <= grown.length // 2:
-                largest = max(largest, size)
-        return grown_length(native, 2 * (largest + 2 * pattern) - native, found.multiple)
+        return grown_length(native, 2 * (grown.widest() + 2 * pattern) - native, found.multiple)
 
     def _enlarged(self, axis: Axis, factor: int) -> int:
         """A length in which units in the middle see no border, by the estimate of their fields."""

@@ -37,10 +37,10 @@ def _check(analysis: Analysis, run: Grown, along: Grown) -> bool:
     policy = Local(run.length, analysis.native.shapes, analysis.length(run.axis), windows=run.policy.windows)
     expected = propagate(run.graph, run.axis, policy)
     assert run.policy.marks == policy.marks
-    assert run.labels.unknown == expected.unknown
-    assert run.labels.labels.keys() == expected.labels.keys() == set(run.values())
+    assert run.own.unknown == expected.unknown
+    assert expected.labels.keys() == set(run.values())
     for value, labels in expected.labels.items():
-        mine = run.labels.labels[value]
+        mine = run.labels(value)
         assert (mine.pooled, mine.lengths) == (labels.pooled, labels.lengths)
         assert same(mine, labels)
     assert run.like in (None, along)
@@ -264,12 +264,12 @@ def test_fields_are_those_of_both_followed(name: str, monkeypatch: pytest.Monkey
     mine = analyse(network, (4, 24, 24))
     height, width = mine.axes
     assert mine.grown(width)[0].is_image
-    fields = {value: mine.field(width, value) for value in mine.grown(height)[0].labels.labels}
+    fields = {value: mine.field(width, value) for value in mine.grown(height)[0].values()}
     monkeypatch.setattr(runs, "exchanged", lambda _: None)
     monkeypatch.setattr(runs, "square", lambda _: False)
     both = analyse(network, (4, 24, 24))
     assert both.grown(width)[0].like is None
-    assert fields == {value: both.field(width, value) for value in both.grown(height)[0].labels.labels}
+    assert fields == {value: both.field(width, value) for value in both.grown(height)[0].values()}
 
 
 def test_labels_that_cannot_be_mirrored_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,11 @@ def test_labels_that_cannot_be_mirrored_are_followed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(runs, "mirrored", refuse)
     monkeypatch.setattr(symmetry, "mirrored", refuse)
-    assert check(analyse(lambda x: in_windows(convolved(x, padding=1)), (4, 24, 24)))
+    analysis = analyse(lambda x: in_windows(convolved(x, padding=1)), (4, 24, 24))
+    run = analysis.grown(analysis.axes[1])[0]
+    assert run.is_image
+    check(analysis)
+    assert run.like is None
 
 
 @pytest.mark.parametrize("name", OTHERS)
