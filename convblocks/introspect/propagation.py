@@ -247,7 +247,7 @@ def _follow_across(graph: Graph, policy: Local, along: Propagation, done: Propag
         if all(value in turns for value in operands) and mirror.takes(node):
             taken.add(number)
             if along.unknown or done.unknown:
-                _take_reasons(node, along.unknown, done.unknown)
+                _take_reasons(node, [value for value in node.outputs if value in turns], along.unknown, done.unknown)
             continue
         for value in operands:
             if value not in own:
@@ -265,11 +265,13 @@ def _follow_across(graph: Graph, policy: Local, along: Propagation, done: Propag
     return taken
 
 
-def _take_reasons(node: Node, along: dict[int, frozenset[str]], across: dict[int, frozenset[str]]) -> None:
+def _take_reasons(
+    node: Node, results: Sequence[int], along: dict[int, frozenset[str]], across: dict[int, frozenset[str]]
+) -> None:
     """What is unknown of the results of a node across: what is of its operands, and what itself adds along."""
     nothing = frozenset[str]()
     before, here = (nothing.union(*(of.get(value, nothing) for value in node.operands)) for of in (along, across))
-    for value in node.outputs:
+    for value in results:
         reasons = here | (along.get(value, nothing) - before)
         if reasons:
             across[value] = reasons

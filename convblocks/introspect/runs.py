@@ -317,7 +317,11 @@ class Runs:
             if labels.pooled or value in grown.own.unknown or value in crossed:
                 continue
             if labels.identity not in seen:
-                seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)
+                try:
+                    seen[labels.identity] = shows_all(labels, grown.length, grown.sizes)
+                except TooLarge:
+                    # A larger input would make it no smaller.
+                    seen[labels.identity] = False
             if seen[labels.identity]:
                 found.add(value)
         return frozenset(found)

@@ -65,3 +65,17 @@ def test_a_softmax_over_maps_side_by_side_is_that_of_each(first: bool) -> None:
     field = receptive_field(network, (2, 32, 32))
     assert not field.unknown
     assert (field.local.size, field.full.size) == ((3, 3), (float("inf"), 3))
+
+
+def test_scores_too_many_to_put_together_leave_the_rest_known() -> None:
+    """What an attention makes of all pairs of places stopped the analysis of everything."""
+
+    def scored(x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear")
+        x = x + F.interpolate(F.adaptive_avg_pool2d(x, 1), x.shape[2:])
+        places = F.linear(x.flatten(2).transpose(1, 2), torch.ones(4, 4))
+        return x + (places @ places.transpose(1, 2))[:, 0].mean()
+
+    field = receptive_field(scored, (4, 24, 24))
+    assert field.size == (math.inf, math.inf)
+    assert (field.local.size, field.local.jump, field.local.start) == ((2, 2), (0.5, 0.5), (-0.5, -0.5))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convblocks.introspect.arrays import TooLarge
 from convblocks.introspect.field import MAX_PERIOD, _searched, _uniform, axis_field
-from convblocks.introspect.labels import Labels, joined, least, reshaped, slices, union
+from convblocks.introspect.labels import Labels, joined, least, merge, reshaped, slices, union
 from convblocks.introspect.labels.unions import MOST_TERMS
 from convblocks.introspect.sliding import all_read, gather, slide, window_taps
 
@@ -161,3 +161,11 @@ def test_labels_that_show_the_same_arrays_have_the_same_identity() -> None:
     assert one is not two
     assert one.identity == two.identity
     assert one.identity != joined(0, [(second, 4), (first, 3)]).identity
+
+
+def test_labels_in_parts_take_new_dimensions() -> None:
+    parts = joined(1, [(Labels(torch.arange(12).view(2, 3, 2)), 2), (Labels(torch.arange(12, 24).view(2, 3, 2)), 2)])
+    assert parts.is_apart
+    merged = merge(parts, (3, 4), [0, 2, 0])
+    assert merged.lengths == [1, 12, 1]
+    assert torch.equal(merged.data, parts.data.expand(-1, 3, 4).reshape(2, 1, 12, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from random import Random
 
 import pytest
@@ -290,6 +291,24 @@ def test_what_does_not_is_followed_along_both(name: str) -> None:
     analysis = analyse(lambda x: OTHERS[name](convolved(x, padding=1)), (4, 24, 24))
     assert exchanged(analysis.native) is None
     check(analysis)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # Channels side by side, with the places of patches made one dimension, of one image: a dimension of length 1.
+        ["groups", "parts", "patches"],
+        # What is unknown, and statistics of a norm that do not depend on the input.
+        ["pooled", "written", "norm"],
+    ],
+)
+def test_chains(steps: list[str]) -> None:
+    found = {**ALIKE, **OTHERS}
+
+    def network(x: Tensor) -> Tensor:
+        return reduce(lambda x, step: found[step](x), steps, x)
+
+    check(analyse(network, (4, 24, 24)))
 
 
 def long_kernels(x: Tensor) -> Tensor:

@@ -174,6 +174,11 @@ def merge(source: Labels, shape: Sequence[int], counts: Sequence[int]) -> Labels
 
     In it neighbours that both vary are put together, and neighbours that both do not: rows stay apart from columns.
     """
+    if source.is_apart and 0 in counts:
+        wide = [max(count, 1) for count in counts]
+        new = [group[0] for group, count in zip(numbered(tuple(wide)), counts, strict=True) if count == 0]
+        given = iter(shape)
+        return merge(source.unsqueezed(new), [1 if dim in new else next(given) for dim in range(sum(wide))], wide)
     lengths = tuple(source.lengths)
     if source.is_apart:
         # What is not put together is left as it is, but for runs along which nothing varies.
