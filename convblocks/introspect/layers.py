@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from convblocks.geometry import effective_kernel_size
 from convblocks.introspect.aliasing import Ref
@@ -19,6 +19,7 @@ from convblocks.introspect.answers import ReceptiveField
 from convblocks.introspect.cost import VIEWS, activation_bytes, macs, reads_parameters
 from convblocks.introspect.graph import Graph, ModuleCall, Node
 from convblocks.introspect.registry import spread
+from convblocks.introspect.tracing import parameters_of
 
 Sizes = tuple[int, ...]
 GATHERS = frozenset({"mean", "amax", "sum"})
@@ -85,11 +86,6 @@ def _type_of(module: nn.Module) -> str:
     return module._get_name()  # pyright: ignore[reportPrivateUsage] - no public name, and classes override it
 
 
-def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a module itself; `parameters(recurse=False)` takes three times as long."""
-    return [p for p in module._parameters.values() if p is not None]  # pyright: ignore[reportPrivateUsage] - no public name
-
-
 def window_of(graph: Graph, node: Node) -> Window | None:
     """The window that an operation slides; None for any other operation."""
     op = node.op
@@ -149,7 +145,7 @@ class LayerList:
         self._rows: list[Layer] = []
         self._counted: set[int] = set()
         self._called: set[int] = set()
-        self._parameters: dict[int, dict[int, nn.Parameter]] = {}
+        self._parameters: dict[int, dict[int, Tensor]] = {}
 
     def build(self) -> list[Layer]:
         """All rows."""
@@ -249,7 +245,7 @@ class LayerList:
         for name, module in self.analysis.modules.items():
             if id(module) in self._called:
                 continue
-            left = [p for p in _own_parameters(module) if id(p) not in known]
+            left = [p for p in parameters_of([module]).values() if id(p) not in known]
             if left:
                 count = sum(p.numel() for p in left)
                 trainable = sum(p.numel() for p in left if p.requires_grad)
@@ -263,11 +259,11 @@ class LayerList:
             self._counted.update(id(p) for p in fresh)
         return sum(p.numel() for p in fresh), sum(p.numel() for p in fresh if p.requires_grad)
 
-    def _parameters_of(self, module: nn.Module) -> dict[int, nn.Parameter]:
+    def _parameters_of(self, module: nn.Module) -> dict[int, Tensor]:
         """The parameters of a module and of those within it; of these, asked at every level, each is asked once."""
         found = self._parameters.get(id(module))
         if found is None:
-            found = self._parameters[id(module)] = {id(p): p for p in _own_parameters(module)}
+            found = self._parameters[id(module)] = parameters_of([module])
             for child in module.children():
                 found.update(self._parameters_of(child))
         return found

@@ -269,10 +269,9 @@ def _take_reasons(
     node: Node, results: Sequence[int], along: dict[int, frozenset[str]], across: dict[int, frozenset[str]]
 ) -> None:
     """What is unknown of the results of a node across: what is of its operands, and what itself adds along."""
-    nothing = frozenset[str]()
-    before, here = (nothing.union(*(of.get(value, nothing) for value in node.operands)) for of in (along, across))
+    before, here = (NO_REASONS.union(*(of.get(value, NO_REASONS) for value in node.operands)) for of in (along, across))
     for value in results:
-        reasons = here | (along.get(value, nothing) - before)
+        reasons = here | (along.get(value, NO_REASONS) - before)
         if reasons:
             across[value] = reasons
 

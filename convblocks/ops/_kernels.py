@@ -56,6 +56,31 @@ def load_tap(WEIGHT, t: tl.constexpr, TAPS: tl.constexpr, c, c_ok):
 
 
 @triton.jit
+def load_nine(WEIGHT, c, c_ok):
+    """The taps of 3 x 3."""
+    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
+    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
+    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
+    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
+    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
+    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
+    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
+    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
+    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
+    return w00, w01, w02, w10, w11, w12, w20, w21, w22
+
+
+@triton.jit
+def share(C, STRIPS, EVEN_C: tl.constexpr, BC: tl.constexpr):
+    """What this program of a rolling kernel works on: channels, which of them there are, its strip, its tiles."""
+    blocks = tl.cdiv(C, BC)
+    pid = tl.program_id(0)
+    c = (pid % blocks) * BC + tl.arange(0, BC)
+    c_ok = (c < C) if not EVEN_C else (c >= 0)
+    return c, c_ok, (pid // blocks) % STRIPS, pid // blocks // STRIPS
+
+
+@triton.jit
 def within(index, size):
     return (index >= 0) & (index < size)
 
@@ -130,12 +155,7 @@ def rows_forward(
     that small images fill a block too. STATISTICS asks for the sums of y - AROUND and of its square, for a norm.
     """
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     # Strips at the bottom have fewer rows.
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
@@ -149,15 +169,7 @@ def rows_forward(
         start = above.to(tl.int32)
     span = rows + 2 - start
 
-    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     if HAS_SCALE:
         scale = tl.load(SCALE + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
     if HAS_SHIFT:

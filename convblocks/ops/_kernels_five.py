@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, load_tap, quad, within
+from convblocks.ops._kernels import ROLLING, load_tap, quad, share, within
 from convblocks.ops._kernels_sums import load_around
 
 
@@ -121,12 +121,7 @@ def rows_forward_5(
     With FLIP, and the sizes of input and output exchanged, it computes the gradient of x.
     """
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     # Strips at the bottom have fewer rows.
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))

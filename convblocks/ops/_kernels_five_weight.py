@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, quad, within
+from convblocks.ops._kernels import ROLLING, quad, share, within
 from convblocks.ops._kernels_five import columns_within, in_row, load_column
 from convblocks.ops._kernels_gradients import four
 
@@ -97,13 +97,8 @@ def rows_weight_5(
     down rows of dy, of which it keeps four: those have four columns where rows of x have eight.
     """
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     column = c_ok[None, :]
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
     # Rows of x below the image add nothing; all rows of dy are read, for the bias.

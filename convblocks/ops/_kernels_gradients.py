@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, SIZES, load_tap, quad, row_of_six, three, within
+from convblocks.ops._kernels import ROLLING, SIZES, load_nine, quad, row_of_six, share, three, within
 
 
 @triton.jit
@@ -35,6 +35,19 @@ def _own(tile, N, QUADS, H, W, DW, C, c, BU: tl.constexpr):
     u_ok, n, w = quad(tile, N, QUADS, DW, BU)
     at = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
     return u_ok, n, w, u_ok & (w < W), u_ok & (w + DW < W), u_ok & (w + 2 * DW < W), u_ok & (w + 3 * DW < W), at
+
+
+@triton.jit
+def store_nine(part, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok):
+    tl.store(part + 0, tl.sum(d00, 0), mask=c_ok)
+    tl.store(part + 1, tl.sum(d01, 0), mask=c_ok)
+    tl.store(part + 2, tl.sum(d02, 0), mask=c_ok)
+    tl.store(part + 3, tl.sum(d10, 0), mask=c_ok)
+    tl.store(part + 4, tl.sum(d11, 0), mask=c_ok)
+    tl.store(part + 5, tl.sum(d12, 0), mask=c_ok)
+    tl.store(part + 6, tl.sum(d20, 0), mask=c_ok)
+    tl.store(part + 7, tl.sum(d21, 0), mask=c_ok)
+    tl.store(part + 8, tl.sum(d22, 0), mask=c_ok)
 
 
 @triton.jit
@@ -78,12 +91,7 @@ def rows_backward(
     x[h, w] instead of the weight, summed over all h and w, are the gradient of the weight. It rolls down rows of dx.
     """
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(H - first, DH))
     start = 0
@@ -95,15 +103,7 @@ def rows_backward(
         last = ((rows > 0) & (first + (rows - 1) * DH + PH >= HO)).to(tl.int32)
         span = rows + 2 - start - last
 
-    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
     d00 = zero
@@ -224,15 +224,7 @@ def rows_backward(
 
     line = (chunk * STRIPS + strip).to(tl.int64) * C + c
     part = PART_WEIGHT + line * 9
-    tl.store(part + 0, tl.sum(d00, 0), mask=c_ok)
-    tl.store(part + 1, tl.sum(d01, 0), mask=c_ok)
-    tl.store(part + 2, tl.sum(d02, 0), mask=c_ok)
-    tl.store(part + 3, tl.sum(d10, 0), mask=c_ok)
-    tl.store(part + 4, tl.sum(d11, 0), mask=c_ok)
-    tl.store(part + 5, tl.sum(d12, 0), mask=c_ok)
-    tl.store(part + 6, tl.sum(d20, 0), mask=c_ok)
-    tl.store(part + 7, tl.sum(d21, 0), mask=c_ok)
-    tl.store(part + 8, tl.sum(d22, 0), mask=c_ok)
+    store_nine(part, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
     if HAS_BIAS:
         tl.store(PART_BIAS + line, tl.sum(bias, 0), mask=c_ok)
 

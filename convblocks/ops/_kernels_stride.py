@@ -12,8 +12,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, load_tap, three, within
+from convblocks.ops._kernels import ROLLING, load_nine, share, three, within
 from convblocks.ops._kernels_five import columns_within, in_row, load_column, store_column
+from convblocks.ops._kernels_gradients import store_nine
 from convblocks.ops._kernels_sums import load_around
 
 UNDILATED = [name for name in ROLLING if name not in ("DH", "DW")]
@@ -66,27 +67,14 @@ def rows_forward_stride_2(
 ):
     """An output row takes three input rows, of which the last is the first of the next one; QUADS are pairs here."""
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = strip * ROWS
     # The last strip has fewer rows.
     rows = tl.minimum(ROWS, HO - first)
     # The first round is for the row that the first output row begins with; one above the image adds nothing.
     start = (2 * first < PH).to(tl.int32)
 
-    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     # Sums start at the shift, which costs nothing an element.
     begin = tl.zeros((BU, BC), tl.float32)
     if HAS_SHIFT:
@@ -171,26 +159,13 @@ def rows_backward_stride_2(
     on, the first that x meets.
     """
     C = UNITS * UNIT
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    strip = (pid // blocks) % STRIPS
-    chunk = pid // blocks // STRIPS
+    c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = strip * ROWS + PH // 2
     rows = tl.minimum(ROWS, (H + PH + 1) // 2 - first)
     # The first round is for the row of dy above; there is none above the first.
     start = (first == 0).to(tl.int32)
 
-    w00 = load_tap(WEIGHT, 0, 9, c, c_ok)
-    w01 = load_tap(WEIGHT, 1, 9, c, c_ok)
-    w02 = load_tap(WEIGHT, 2, 9, c, c_ok)
-    w10 = load_tap(WEIGHT, 3, 9, c, c_ok)
-    w11 = load_tap(WEIGHT, 4, 9, c, c_ok)
-    w12 = load_tap(WEIGHT, 5, 9, c, c_ok)
-    w20 = load_tap(WEIGHT, 6, 9, c, c_ok)
-    w21 = load_tap(WEIGHT, 7, 9, c, c_ok)
-    w22 = load_tap(WEIGHT, 8, 9, c, c_ok)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
     d00 = zero
@@ -260,12 +235,4 @@ def rows_backward_stride_2(
             p2 = g2
 
     part = PART_WEIGHT + ((chunk * STRIPS + strip).to(tl.int64) * C + c) * 9
-    tl.store(part + 0, tl.sum(d00, 0), mask=c_ok)
-    tl.store(part + 1, tl.sum(d01, 0), mask=c_ok)
-    tl.store(part + 2, tl.sum(d02, 0), mask=c_ok)
-    tl.store(part + 3, tl.sum(d10, 0), mask=c_ok)
-    tl.store(part + 4, tl.sum(d11, 0), mask=c_ok)
-    tl.store(part + 5, tl.sum(d12, 0), mask=c_ok)
-    tl.store(part + 6, tl.sum(d20, 0), mask=c_ok)
-    tl.store(part + 7, tl.sum(d21, 0), mask=c_ok)
-    tl.store(part + 8, tl.sum(d22, 0), mask=c_ok)
+    store_nine(part, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
