@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 # Both before anything reads them, and for the scripts that tests start: a test machine has no screen, and on tensors as
 # small as a test's more threads than one only wait for each other.
@@ -13,6 +13,12 @@ import torch
 # Time limits an example test by the machine's load, not by the code: a shared machine would fail at random.
 hypothesis.settings.register_profile("convblocks", deadline=None)
 hypothesis.settings.load_profile("convblocks")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Collect no doctests here: where a module cannot be imported, those who look for them hide it, and its tests."""
+    return [found for found in (yield) if type(found).__name__ != "DoctestModule"]
 
 
 @pytest.fixture(autouse=True)

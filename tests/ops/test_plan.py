@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton", reason="triton is not installed")
 
 from convblocks.ops import _launch, _launch_stride
-from convblocks.ops._launch import Plan, Tiling, blocks
+from convblocks.ops._tiling import Plan, Tiling, blocks
 
 TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD, _launch.FAR_BACKWARD]
 PLACES = 1056
