@@ -51,21 +51,17 @@ def rows(
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
 ) -> Build:
-    """The rolling kernels of a depthwise convolution; forward with scale, shift and ReLU, or with statistics."""
+    """The rolling kernels of a depthwise convolution; forward with a bias, or with statistics."""
     own = (_launch.ROWS_BACKWARD_BIAS if bias else _launch.ROWS_BACKWARD) if backward else _launch.ROWS_FORWARD
     chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
-    pointers |= dict.fromkeys(("SCALE", "SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
+    pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {
-        "RUN_ON": chosen.run_on,
-        "HAS_SCALE": not statistics,
-        "HAS_SHIFT": not statistics,
-        "ACT": "" if statistics else "relu",
-    }
+    constants |= {"RUN_ON": chosen.run_on, "COLUMNS": chosen.columns, "HAS_SHIFT": not statistics}
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
-    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    build = _rolling(assembly, chosen, chosen.channels)
     # Of a strip from the top to the bottom of a map, backward leaves out the rounds for rows outside.
     return build._replace(rounds=chosen.rows) if backward and not chosen.run_on else build
 
@@ -112,7 +108,7 @@ def stride_2(
     constants |= {"STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_stride.rows_backward_stride_2 if backward else _kernels_stride.rows_forward_stride_2
     build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
-    return build._replace(outputs=build.outputs / 2, rounds=chosen.rows + 1)
+    return build._replace(rounds=chosen.rows + 1)
 
 
 def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:
@@ -178,7 +174,7 @@ def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build
 
 
 def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: float) -> Build:
-    outputs = 4 * tiling.block * width / (32 * tiling.warps) * tiling.rows
+    outputs = tiling.columns * tiling.block * width / (32 * tiling.warps) * tiling.rows
     return Build(assembly, outputs, tiling.rows + 2)
 
 

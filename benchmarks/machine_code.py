@@ -43,12 +43,17 @@ Job: TypeAlias = "tuple[dict[str, Any], Callable[[], Build]]"
 def jobs(quick: bool) -> Iterator[Job]:
     """Yield what describes a kernel, and the call that compiles it."""
     from benchmarks import builds
+    from convblocks.ops import _launch
 
     for dtype, arch in [MAIN] if quick else KINDS:
         kind, every = {"dtype": dtype, "arch": arch}, (dtype, arch) == MAIN and not quick
         single = {
             "rows_forward": _later(builds.rows, dtype, arch, channels=64),
             "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
+            "rows_forward, eight columns": _later(builds.rows, dtype, arch, channels=64, tiling=_launch.WIDE_FORWARD),
+            "rows_forward, eight columns, statistics": _later(
+                builds.rows, dtype, arch, statistics=True, channels=64, tiling=_launch.WIDE_STATISTICS
+            ),
             "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
             "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),
             "rows_forward_5": _later(builds.five, dtype, arch, channels=64),

@@ -12,6 +12,7 @@ from convblocks.ops import _kernels_separable
 from convblocks.ops._launch import Pair, Tiling, at_once, blocks, output_size, plan_rows, rolls
 from convblocks.ops._stage import Stage
 from convblocks.ops._start import Kernels, Options, options
+from convblocks.ops._tiling import launch
 
 kernels = Kernels(_kernels_separable)
 
@@ -83,10 +84,7 @@ def _options(
         EVEN_O=o == power_of_two(o),
         BC=tiling.channels,
         BO=power_of_two(o),
-        num_warps=tiling.warps,
-        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-        enable_fp_fusion=False,
-        **({"maxnreg": tiling.registers} if tiling.registers else {}),
+        **launch(tiling),
         **more,
     )
 

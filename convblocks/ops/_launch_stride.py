@@ -16,9 +16,9 @@ from convblocks.ops._tiling import Pair, Plan, Tiling, at_once, compiled_for, fi
 kernels = Kernels(_kernels_stride)
 
 # As those of stride 1, which were tried on an H200. The round before a strip's first is half of one.
-FORWARD = Tiling(block=4, rows=64, warps=1, beyond=1)
+FORWARD = Tiling(block=4, rows=64, warps=1, beyond=1, columns=2)
 # A thread of it has four channels of any dtype.
-BACKWARD = Tiling(block=4, rows=64, warps=2, start=4, beyond=1)
+BACKWARD = Tiling(block=4, rows=64, warps=2, start=4, beyond=1, columns=2)
 
 
 def rolls(kernel: Pair, stride: Pair, dilation: Pair) -> bool:
@@ -66,8 +66,8 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, out: Tensor, padding: Pair, 
 
 
 def _cut(tiling: Tiling, n: int, c: int, height: int, width: int, itemsize: int) -> tuple[Tiling, Plan]:
-    tiling = fit(tiling, c, itemsize)
-    return tiling, plan_rows(n, c, height, width, (1, 1), tiling, at_once(tiling, itemsize), columns=2)
+    tiling = fit(tiling, c, itemsize)._replace(columns=2)
+    return tiling, plan_rows(n, c, height, width, (1, 1), tiling, at_once(tiling, itemsize))
 
 
 def _sizes(x: Tensor, y: Tensor, padding: Pair) -> tuple[int, ...]:

@@ -34,15 +34,17 @@ class Tiling(NamedTuple):
     """Rounds of a rolling kernel's loop that the beginning and the end of a program are worth."""
     beyond: int = 2
     """Rounds that a strip of a rolling kernel takes for rows above and below its own."""
+    columns: int = 4
+    """Of a unit of a rolling kernel."""
     registers: int = 0
-    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
+    """Registers of a thread at most; 0: as many as the compiler likes, which may be many more than it needs."""
 
 
 class Plan(NamedTuple):
     rows: int
     strips: int
     quads: int
-    """Units of a row; of four columns, or of two."""
+    """Units of a row."""
     tiles: int
     chunks: int
     programs: int
@@ -55,20 +57,25 @@ class Plan(NamedTuple):
 
 def at_once(tiling: Tiling, itemsize: int) -> int:
     """Return the programs of a rolling kernel that an H200 holds at a time, by the registers that they take."""
-    return MULTIPROCESSORS * (8 if itemsize == 2 else 12) // tiling.warps
+    return MULTIPROCESSORS * (12 if itemsize == 4 or tiling.registers else 8) // tiling.warps
+
+
+def busy(tiling: Tiling) -> int:
+    """Return the programs of a rolling kernel that keep an H200's memory busy: more of them wait for each other."""
+    return MULTIPROCESSORS * 8 // tiling.warps
 
 
 @functools.lru_cache(4096)
 def plan_rows(
-    n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int, columns: int = 4
+    n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int, busy: int = 0
 ) -> Plan:
     """Cut a map into strips of rows and those into programs, so that the last of them is done soonest.
 
     `places` programs run at a time, each for the rows of its strip and those beyond, tile after tile, and the
     beginning and end of a program. That orders what was measured on an H200, and comes within some percent of it.
-    A unit has that many `columns`.
+    The last ones take as long as `busy` of them where these already wait for memory; 0: as long as `places`.
     """
-    quads = blocks(blocks(width, dilation[1]), columns) * min(dilation[1], width)
+    quads = blocks(blocks(width, dilation[1]), tiling.columns) * min(dilation[1], width)
     chunks, across = blocks(n * quads, tiling.block), blocks(c, tiling.channels)
     residue, of_each = blocks(height, dilation[0]), min(dilation[0], height)
     least = blocks(residue, tiling.rows)
@@ -80,7 +87,8 @@ def plan_rows(
             programs = blocks(chunks, tiles) * strips * across
             # Those outside the image are left out, all or half of them.
             rounds = tiles * (rows + (tiling.beyond // 2 if rows == residue else tiling.beyond)) + tiling.start
-            cost = blocks(programs, places) * rounds
+            last = programs % places
+            cost = (programs - last + (max(last, busy or places) if last else 0)) * rounds
             if best is None or cost < best[0]:
                 best = cost, Plan(rows, strips, quads, tiles, blocks(chunks, tiles), programs)
         if tiling.tiles:
@@ -105,11 +113,16 @@ def compiled_for(channels: int, tiling: Tiling, **more: Any) -> Options:
         UNIT=math.gcd(channels, 16),
         BC=tiling.channels,
         EVEN_C=channels % tiling.channels == 0,
-        num_warps=tiling.warps,
-        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-        enable_fp_fusion=False,
+        **launch(tiling),
         **more,
     )
+
+
+def launch(tiling: Tiling) -> dict[str, Any]:
+    """Return what Triton itself is told of a tiling."""
+    # Fusion said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+    told = {"num_warps": tiling.warps, "enable_fp_fusion": False}
+    return told | {"maxnreg": tiling.registers} if tiling.registers else told
 
 
 def blocks(size: int, block: int) -> int:

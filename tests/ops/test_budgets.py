@@ -51,6 +51,20 @@ def test_rolling_forward(dtype: str, arch: int) -> None:
         assert build.an_element() <= 20
 
 
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_forward_of_eight_columns(dtype: str, arch: int, statistics: bool) -> None:
+    cut = _launch.WIDE_STATISTICS if statistics else _launch.WIDE_FORWARD
+    build = builds.rows(dtype, arch, statistics=statistics, tiling=cut)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=8, bits=".64")
+    # What the bound on registers is for.
+    assert build.assembly.warps_at_work() >= (8 if statistics else 12 if arch == 90 else 9)
+    if (dtype, arch) == ("bfloat16", 90):
+        assert build.rounds == 66
+        assert build.an_element() <= (24 if statistics else 20)
+
+
 @pytest.mark.parametrize(
     ("dtype", "arch", "bias"),
     [("bfloat16", 90, False), ("bfloat16", 90, True), ("bfloat16", 80, False), ("float32", 90, False)],
@@ -134,6 +148,7 @@ def test_loops_hand_on_all_that_they_should() -> None:
     # Sums of two rows for four columns; then the nine of the weight's gradient, and x of two rows.
     assert builds.rows("bfloat16", 90).assembly.carried == (0, 8)
     assert builds.rows("bfloat16", 90, statistics=True).assembly.carried == (2, 10)
+    assert builds.rows("bfloat16", 90, tiling=_launch.WIDE_FORWARD).assembly.carried == (0, 16)
     assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 25)
     assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 26)
     # Of 5 x 5, sums of four rows for four columns; then 25 sums, and dy of four rows.

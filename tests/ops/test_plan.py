@@ -10,6 +10,7 @@ from convblocks.ops import _launch, _launch_stride
 from convblocks.ops._tiling import Plan, Tiling, blocks
 
 TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD, _launch.FAR_BACKWARD]
+TILINGS += [_launch.WIDE_FORWARD]
 PLACES = 1056
 
 
@@ -45,7 +46,7 @@ def test_every_row_and_unit_belongs_to_one_program(n, c, height, width, dilation
 
 @given(st.integers(1, 600), st.integers(1, 230), st.integers(1, 230))
 def test_units_of_two_columns(n, height, width):
-    plan = _launch.plan_rows(n, 64, height, width, (1, 1), _launch_stride.FORWARD, PLACES, columns=2)
+    plan = _launch.plan_rows(n, 64, height, width, (1, 1), _launch_stride.FORWARD, PLACES)
     assert 2 * (plan.quads - 1) < width <= 2 * plan.quads
     assert (plan.strips - 1) * plan.rows < height <= plan.strips * plan.rows
     assert (plan.chunks - 1) * plan.tiles * 4 < n * plan.quads <= plan.chunks * plan.tiles * 4
@@ -69,6 +70,37 @@ def test_what_was_measured():
     assert (plan.rows, plan.tiles, plan.programs) == (4, 8, 1024)
     assert _launch.at_once(_launch.ROWS_BACKWARD, 2) == 528
     assert _launch.at_once(_launch.ROWS_FORWARD, 4) == 1584
+    assert _launch.at_once(_launch.WIDE_FORWARD, 2) == 1584
+    assert _launch.busy(_launch.WIDE_FORWARD) == 1056
+
+
+def test_rows_are_not_read_twice_for_places_that_memory_leaves_idle():
+    # By places alone, three strips of 11 rows would be done first: 2 * 13 rounds where one strip takes 33.
+    cut = 512, 64, 32, 32, (1, 1), _launch.WIDE_FORWARD, 1584
+    assert _launch.plan_rows(*cut).rows == 11
+    plan = _launch.plan_rows(*cut, busy=1056)
+    assert (plan.rows, plan.strips, plan.quads, plan.programs) == (32, 1, 4, 1024)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "dilation", "itemsize", "expected"),
+    [
+        (32, 32, 1, 2, _launch.WIDE_FORWARD),
+        (112, 112, 8, 2, _launch.WIDE_FORWARD),
+        (28, 28, 1, 4, _launch.WIDE_FORWARD),
+        (56, 56, 8, 2, _launch.WIDE_FORWARD),
+        # Twelve columns are three units of four, or two of eight, of which four columns are none.
+        (12, 12, 1, 2, _launch.ROWS_FORWARD),
+        (32, 4, 1, 2, _launch.ROWS_FORWARD),
+        (32, 32, 8, 2, _launch.FAR_FORWARD),
+        (32, 32, 8, 4, _launch.ROWS_FORWARD),
+    ],
+)
+def test_eight_columns_where_they_are_there(height, width, dilation, itemsize, expected):
+    of = height, width, (dilation, dilation), itemsize
+    assert _launch.rolling_forward(*of, statistics=False) == expected
+    found = _launch.rolling_forward(*of, statistics=True)
+    assert found == (_launch.WIDE_STATISTICS if expected.columns == 8 else expected)
 
 
 def test_a_cut_that_was_asked_for_is_kept():

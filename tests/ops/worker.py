@@ -27,10 +27,7 @@ class Case:
     dtype: str = "float32"
     bias: bool = True
     layout: str = "channels_last"
-    act: str = ""
-    scale: bool = False
     tiling: dict[str, int] | None = None
-    backward: bool = True
     statistics: bool = False
 
 
@@ -103,42 +100,36 @@ def errors(case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
     weight = torch.randn(c, 1, *case.kernel).to(dtype)
     # Every second number: a bias may lie as it likes.
     bias = torch.randn(2 * c).to(dtype)[::2] if case.bias else None
-    scale = torch.randn(c) if case.scale else None
     where = (case.stride, case.padding, case.dilation)
     forward = backward = None
     if case.tiling:
-        forward = backward = _launch.Tiling(**case.tiling)
+        forward = _launch.Tiling(**case.tiling)
+        backward = forward._replace(columns=4)
     exact, exact_gradients, dy = reference(x, weight, bias, where, torch.float64)
     theirs, their_gradients, _ = reference(x, weight, bias, where, dtype, dy)
-    if scale is not None or case.act:
-        bias_ = 0 if bias is None else bias.double().view(1, -1, 1, 1)
-        exact = exact - bias_
-        exact = exact * (1 if scale is None else scale.double().view(1, -1, 1, 1)) + bias_
-        exact = theirs = {"": lambda v: v, "relu": F.relu, "relu6": F.relu6, "silu": F.silu}[case.act](exact)
     around = torch.randn(c) if case.statistics else None
-    y, sums = _launch.forward(x, weight, bias, *where, scale=scale, act=case.act, around=around, tiling=forward)
+    y, sums = _launch.forward(x, weight, bias, *where, around=around, tiling=forward)
     assert y.is_contiguous(memory_format=torch.channels_last)
     found = {"y": (relative(y, exact), relative(theirs, exact))}
     if around is not None and sums is not None:
         moved = exact - around.double().view(1, -1, 1, 1)
         true = torch.stack((moved.sum((0, 2, 3)), moved.square().sum((0, 2, 3))))
         found["sums"] = relative(sums.double().sum(0), true), 0.0
-    if case.backward:
-        ours = _launch.backward(
-            laid_out(dy, "strided" if case.layout == "expanded" else case.layout),
-            x,
-            weight,
-            *where,
-            case.bias,
-            tiling=backward,
-        )
-        for name, mine, true, other in zip(("dx", "dw", "db"), ours, exact_gradients, their_gradients, strict=True):
-            if true is not None:
-                assert mine.dtype == dtype
-                assert mine.shape == true.shape
-                found[name] = relative(mine, true), relative(other, true)
-            else:
-                assert mine is None
+    ours = _launch.backward(
+        laid_out(dy, "strided" if case.layout == "expanded" else case.layout),
+        x,
+        weight,
+        *where,
+        case.bias,
+        tiling=backward,
+    )
+    for name, mine, true, other in zip(("dx", "dw", "db"), ours, exact_gradients, their_gradients, strict=True):
+        if true is not None:
+            assert mine.dtype == dtype
+            assert mine.shape == true.shape
+            found[name] = relative(mine, true), relative(other, true)
+        else:
+            assert mine is None
     return found
 
 
