@@ -47,6 +47,7 @@ def rows(
     backward: bool = False,
     bias: bool = False,
     statistics: bool = False,
+    part: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
@@ -57,7 +58,7 @@ def rows(
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {"RUN_ON": chosen.run_on, "COLUMNS": chosen.columns, "HAS_SHIFT": not statistics}
+    constants |= {"RUN_ON": chosen.run_on, "COLUMNS": chosen.columns, "HAS_SHIFT": not statistics, "PART_OF": part}
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)

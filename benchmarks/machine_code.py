@@ -52,7 +52,7 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
             "rows_forward, eight columns": _later(builds.rows, dtype, arch, channels=64, tiling=_launch.WIDE_FORWARD),
             "rows_forward, eight columns, statistics": _later(
-                builds.rows, dtype, arch, statistics=True, channels=64, tiling=_launch.WIDE_STATISTICS
+                builds.rows, dtype, arch, statistics=True, channels=64, tiling=_launch.WIDE_UNBOUND
             ),
             "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
             "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),

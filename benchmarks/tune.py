@@ -50,7 +50,7 @@ def tilings(case: Case) -> list[Tiling]:
         found += [
             Tiling(block * warps, channels, 64, 0, warps, stages, start=start, columns=8, registers=bound)
             for block, channels in ((2, 64), (4, 32))
-            for warps, stages, start, bound in itertools.product((1, 2), (3, 4, 5), (0, 2), (0, 200))
+            for warps, stages, start, bound in itertools.product((1, 2), (3, 4, 5), (0, 2), (0, 168))
         ]
     return found
 

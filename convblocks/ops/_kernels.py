@@ -23,6 +23,7 @@ from convblocks.ops._kernels_sums import load_around
 # anew for them, for seconds.
 SIZES = ["N", "H", "W", "UNITS", "UNITS_O", "HO", "WO", "DH", "DW", "PH", "PW"]
 ROLLING = [*SIZES, "ROWS", "STRIPS", "QUADS", "TILES"]
+PITCHES = ["XN", "XH", "XW"]
 
 
 @triton.jit
@@ -182,7 +183,7 @@ def _row_out(
     return plain, squares
 
 
-@triton.jit(do_not_specialize=ROLLING)
+@triton.jit(do_not_specialize=[*ROLLING, *PITCHES])
 def rows_forward(
     X,
     WEIGHT,
@@ -200,11 +201,15 @@ def rows_forward(
     DW,
     PH,
     PW,
+    XN,
+    XH,
+    XW,
     ROWS,
     STRIPS,
     QUADS,
     TILES,
     UNIT: tl.constexpr,
+    PART_OF: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
@@ -220,10 +225,15 @@ def rows_forward(
     every DH-th row. A program rolls down ROWS of them. Along the width a unit u is COLUMNS of one residue modulo DW: w,
     w + DW, w + 2 DW and so on. Four of them need six input columns, eight need ten, where single ones need three each:
     what is read twice comes from the L2 cache, whose bandwidth is little more than that of memory. Units run on from
-    image to image, so that small images fill a block too. STATISTICS asks for the sums of y - AROUND and of its square,
-    for a norm.
+    image to image, so that small images fill a block too. Where X is PART_OF a larger tensor, it is XN, XH and XW times
+    UNIT elements from image to image, row to row and column to column. STATISTICS asks for the sums of y - AROUND and
+    of its square, for a norm.
     """
     C = UNITS * UNIT
+    if PART_OF:
+        image, line, pixel = XN.to(tl.int64) * UNIT, XH * UNIT, XW * UNIT
+    else:
+        image, line, pixel = H * W * C, W * C, C
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     # Strips at the bottom have fewer rows.
@@ -280,17 +290,17 @@ def rows_forward(
             ok_d = u_ok & within(left + 3 * DW, W)
             ok_e = u_ok & within(left + 4 * DW, W)
             ok_f = u_ok & within(left + 5 * DW, W)
-            x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
+            x_at = X + (n * image)[:, None] + ((left * pixel)[:, None] + c[None, :])
             y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
             step = DW * C
+            x_step = DW * pixel
             h = first + k * DH - PH
-            ra, rb, rc, rd, re, rf = row_of_six(
-                x_at + h * W * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column
-            )
+            row = x_at + h * line
+            ra, rb, rc, rd, re, rf = row_of_six(row, x_step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column)
             if COLUMNS == 8:
                 rg, rh, ri, rj = row_of_four(
-                    x_at + h * W * C + 6 * step,
-                    step,
+                    row + 6 * x_step,
+                    x_step,
                     u_ok & within(left + 6 * DW, W),
                     u_ok & within(left + 7 * DW, W),
                     u_ok & within(left + 8 * DW, W),

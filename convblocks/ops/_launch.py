@@ -15,12 +15,15 @@ from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, busy, compiled
 
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
 
+Pitches = tuple[int, int, int]
+"""From image to image, row to row and column to column of a part of a tensor, in units of gcd(C, 16) elements."""
+
 # The quickest of those tried on an H200, over dilations and sizes.
 ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4)
 # Eight columns are less to read twice, and of four channels a thread has fewer taps: twelve warps fit where eight did.
-WIDE_FORWARD = ROWS_FORWARD._replace(block=2, columns=8, registers=200)
-# The sums take registers too.
-WIDE_STATISTICS = WIDE_FORWARD._replace(registers=0)
+WIDE_FORWARD = ROWS_FORWARD._replace(block=2, columns=8, registers=168)
+# The sums for a norm, and distances in a larger tensor, take registers too.
+WIDE_UNBOUND = WIDE_FORWARD._replace(registers=0)
 # Of strips of few rows, which a far dilation leaves, most of the time is the way from tile to tile.
 FAR_FORWARD = ROWS_FORWARD._replace(run_on=True, start=2)
 FEW_ROWS = 4
@@ -48,15 +51,15 @@ def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
 
 
 @functools.lru_cache(4096)
-def rolling_forward(height: int, width: int, dilation: Pair, itemsize: int, *, statistics: bool) -> Tiling:
-    """Return how the rolling kernel of 3 x 3 computes an output of that size."""
+def rolling_forward(height: int, width: int, dilation: Pair, itemsize: int, plain: bool) -> Tiling:
+    """Return how the rolling kernel of 3 x 3 computes an output of that size; `plain`: of a whole tensor, no sums."""
     if blocks(height, dilation[0]) <= FEW_ROWS and itemsize == 2:
         return FAR_FORWARD
     columns = blocks(width, dilation[1])
     # Columns past the last one are computed in vain.
     if 8 * blocks(columns, 8) > 1.15 * 4 * blocks(columns, 4):
         return ROWS_FORWARD
-    return WIDE_STATISTICS if statistics else WIDE_FORWARD
+    return WIDE_FORWARD if plain else WIDE_UNBOUND
 
 
 def thinned(
@@ -64,7 +67,8 @@ def thinned(
 ) -> tuple[tuple[slice, slice], Pair, Pair] | None:
     """Where strides divide the dilations: the rows and columns that are read at all, and padding and dilation of these.
 
-    Among them the stride is 1. None where no rolling kernel would compute that, or where there are none.
+    Among them the stride is 1; below and to the right there may be more padding, for the output of that size. None
+    where no rolling kernel would compute that, or where there are no such rows or columns.
     """
     if stride == (1, 1) or any(d % s for d, s in zip(dilation, stride, strict=True)):
         return None
@@ -75,6 +79,19 @@ def thinned(
     if not (rolls(kernel, (1, 1), (top, left), rate) or _launch_five.rolls(kernel, (1, 1))):
         return None
     return (slice(first[0], None, sh), slice(first[1], None, sw)), (top, left), rate
+
+
+def as_it_lies(x: Tensor) -> tuple[Tensor, Pitches | None]:
+    """Return x, channels last, and, where that is a part of a larger tensor, how far apart its parts are."""
+    _, c, h, w = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x, None
+    (sn, sc, sh, sw), unit = x.stride(), math.gcd(c, 16)
+    # Offsets in an image have 32 bits.
+    near = (h - 1) * sh + (w - 1) * sw + c <= 2**31
+    if near and (sc == 1 or c == 1) and not (sn % unit or sh % unit or sw % unit):
+        return x, (sn // unit, sh // unit, sw // unit)
+    return x.contiguous(memory_format=torch.channels_last), None
 
 
 def forward(
@@ -92,18 +109,25 @@ def forward(
 
     With `around` (C), give rows of sums as well, of y - around and of its square, (some, 2, C).
     """
-    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
-    (n, c, h, w), kernel = x.shape, (weight.shape[2], weight.shape[3])
+    n, c, h, w = x.shape
+    kernel = weight.shape[2], weight.shape[3]
     ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
+    thin = thinned((h, w), kernel, stride, padding, dilation)
+    if thin is not None:
+        (rows, columns), padding, dilation = thin
+        x, stride = x[:, :, rows, columns], (1, 1)
+        h, w = x.shape[2:]
+    rolling = rolls(kernel, stride, padding, dilation)
+    x, pitches = as_it_lies(x) if rolling else (x.contiguous(memory_format=torch.channels_last), None)
+    weight = weight.contiguous()
     out = torch.empty((n, c, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     some = weight if bias is None else bias.contiguous()
-    rolling = rolls(kernel, stride, padding, dilation)
     if _launch_stride.rolls(kernel, stride, dilation):
         with torch.cuda.device_of(x):
             return out, _launch_stride.forward(x, weight, None if bias is None else some, out, padding, around, tiling)
     five = _launch_five.rolls(kernel, stride)
     if rolling:
-        own = rolling_forward(ho, wo, dilation, x.element_size(), statistics=around is not None)
+        own = rolling_forward(ho, wo, dilation, x.element_size(), around is None and pitches is None)
     else:
         own = _launch_five.FORWARD if five else GATHER_FORWARD
     tiling = fit(tiling or own, c, x.element_size() if rolling else 2)
@@ -117,10 +141,10 @@ def forward(
             places = at_once(tiling, x.element_size())
             plan = plan_rows(n, c, ho, wo, dilation, tiling, places, busy(tiling) if tiling.columns == 8 else 0)
             statistics = rows_of_sums(plan.chunks * plan.strips)
-            has = {"HAS_SHIFT": bias is not None, "STATISTICS": around is not None}
+            has = {"HAS_SHIFT": bias is not None, "STATISTICS": around is not None, "PART_OF": pitches is not None}
             kernels.rows_forward.start(
                 plan.programs,
-                (x, weight, some, out, *statistics, *sizes, *plan.down),
+                (x, weight, some, out, *statistics, *sizes, *(pitches or (0, 0, 0)), *plan.down),
                 _rows(c, tiling, COLUMNS=tiling.columns, **has),
             )
         elif five:

@@ -80,6 +80,18 @@ CASES = {
     "contiguous": Case((2, 12, 6, 7), layout="contiguous_format"),
     "expanded": Case((2, 12, 6, 7), layout="expanded"),
     "strided": Case((2, 12, 6, 7), layout="strided"),
+    "part of a larger tensor": Case((2, 24, 9, 13), layout="part", dtype="bfloat16", statistics=True),
+    "part of a larger tensor, dilated": Case(
+        (3, 20, 12, 11), padding=(2, 1), dilation=(2, 3), layout="part", tiling={"block": 4, "rows": 2, "tiles": 2}
+    ),
+    "part of a larger tensor, tiles run on": Case(
+        (4, 16, 7, 9), layout="part", dtype="float16", tiling={"block": 2, "tiles": 3, "run_on": True}
+    ),
+    "part of a larger tensor, gathered": Case((2, 12, 7, 9), (2, 3), layout="part"),
+    "part of a larger tensor, stride 2": Case((2, 12, 7, 9), stride=(2, 2), layout="part"),
+    "part of a larger tensor, stride and dilation of 2": Case(
+        (2, 12, 9, 11), stride=(2, 2), padding=(2, 1), dilation=(2, 2), layout="part", dtype="bfloat16"
+    ),
     "strips and tiles": Case((2, 32, 7, 5), tiling={"block": 4, "channels": 16, "rows": 3, "tiles": 2}),
     "strips in a pipeline": Case(
         (2, 16, 9, 7), padding=(2, 2), dilation=(2, 2), tiling={"block": 8, "rows": 2, "tiles": 3, "stages": 4}

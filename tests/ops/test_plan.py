@@ -1,6 +1,7 @@
 """How a map is cut into programs: everything once, and nothing slower than the plainest cut."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,12 +99,43 @@ def test_rows_are_not_read_twice_for_places_that_memory_leaves_idle():
 )
 def test_eight_columns_where_they_are_there(height, width, dilation, itemsize, expected):
     of = height, width, (dilation, dilation), itemsize
-    assert _launch.rolling_forward(*of, statistics=False) == expected
-    found = _launch.rolling_forward(*of, statistics=True)
-    assert found == (_launch.WIDE_STATISTICS if expected.columns == 8 else expected)
+    assert _launch.rolling_forward(*of, True) == expected
+    assert _launch.rolling_forward(*of, False) == (_launch.WIDE_UNBOUND if expected.columns == 8 else expected)
 
 
 def test_a_cut_that_was_asked_for_is_kept():
     tiling = Tiling(block=4, rows=3, tiles=2)
     plan = _launch.plan_rows(2, 32, 7, 5, (1, 1), tiling, PLACES)
     assert (plan.rows, plan.tiles) == (3, 2)
+
+
+def test_a_part_of_a_tensor_is_taken_as_it_lies():
+    whole = torch.randn(2, 48, 12, 18).contiguous(memory_format=torch.channels_last)
+    assert _launch.as_it_lies(whole) == (whole, None)
+    part = whole[:, 16:32, ::2, 1::3]
+    x, pitches = _launch.as_it_lies(part)
+    assert x is part
+    # In units of 16 channels: 12 rows of 18 columns of 3, two rows on, three columns on.
+    assert pitches == (12 * 18 * 3, 2 * 18 * 3, 3 * 3)
+    expanded, pitches = _launch.as_it_lies(whole[:1].expand(5, -1, -1, -1))
+    assert expanded.stride(0) == 0
+    assert pitches == (0, 18 * 3, 3)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(torch.randn(2, 16, 6, 6), id="channels do not lie side by side"),
+        pytest.param(
+            torch.randn(2, 6, 6, 20).permute(0, 3, 1, 2)[:, :16], id="16 divides C, and not the columns' pitch"
+        ),
+        pytest.param(
+            torch.empty(1, 2**30, 4, 2, device="meta").permute(0, 3, 1, 2)[..., ::2], id="an image of 2^33 elements"
+        ),
+    ],
+)
+def test_what_no_kernel_could_read_is_copied(part):
+    x, pitches = _launch.as_it_lies(part)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert pitches is None
+    assert x is not part

@@ -136,6 +136,11 @@ def errors(case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
 def laid_out(x: Tensor, layout: str) -> Tensor:
     if layout == "expanded":
         return x[:1].expand_as(x) if x.shape[0] else x
+    if layout == "part":
+        n, c, h, w = x.shape
+        whole = torch.full((n, c + 16, 2 * h, 3 * w), float("nan"), dtype=x.dtype)
+        part = whole.contiguous(memory_format=torch.channels_last)[:, 8 : 8 + c, ::2, 1::3]
+        return part.copy_(x)
     if layout == "strided":
         return torch.stack((x, x), -1)[..., 0]
     return x.contiguous(memory_format=getattr(torch, layout))
