@@ -10,11 +10,13 @@ from convblocks.ops import (
     _kernels_five,
     _kernels_five_weight,
     _kernels_gradients,
+    _kernels_maps,
     _kernels_separable,
     _kernels_stride,
     _kernels_training,
     _launch,
     _launch_five,
+    _launch_maps,
     _launch_separable,
     _launch_stride,
     _launch_training,
@@ -34,9 +36,13 @@ class Build(NamedTuple):
     outputs: float
     rounds: int
     """Rounds of the inner loop for them; 0 where there is but one loop, or none."""
+    at_once: bool = False
+    """Whether one round of the only loop puts them out."""
 
     def an_element(self) -> float:
-        """Instructions an element of output, with all that a program of one tile does once."""
+        """Instructions an element of output, with all that a program of one tile does once where loops are two."""
+        if self.at_once:
+            return len(self.assembly.inner()) / self.outputs
         return self.assembly.executed(self.rounds, 1) / self.outputs
 
 
@@ -110,6 +116,29 @@ def stride_2(
     kernel = _kernels_stride.rows_backward_stride_2 if backward else _kernels_stride.rows_forward_stride_2
     build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
     return build._replace(rounds=chosen.rows + 1)
+
+
+def maps(
+    dtype: str,
+    arch: int,
+    *,
+    backward: bool = False,
+    bias: bool = False,
+    statistics: bool = False,
+    channels: int = 256,
+    unit: int = 16,
+    tiling: _launch.Tiling | None = None,
+) -> Build:
+    """The kernels of small maps: an element is one of 16 in each."""
+    chosen = tiling or (_launch_maps.BACKWARD if backward else _launch_maps.FORWARD)
+    chosen = _launch.fit(chosen, channels, WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY", "DX"), SHORT[dtype])
+    pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_SHIFT": bias, "HAS_BIAS": bias}
+    constants |= {"STATISTICS": statistics, "STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
+    kernel = _kernels_maps.maps_backward if backward else _kernels_maps.maps_forward
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    return Build(assembly, 16 * chosen.block * chosen.channels / (32 * chosen.warps), 0, at_once=True)
 
 
 def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256) -> Build:

@@ -62,6 +62,10 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward_stride_2": _later(builds.stride_2, dtype, arch, channels=64),
             "rows_forward_stride_2, statistics": _later(builds.stride_2, dtype, arch, statistics=True, channels=64),
             "rows_backward_stride_2": _later(builds.stride_2, dtype, arch, backward=True, channels=64),
+            "maps_forward": _later(builds.maps, dtype, arch, channels=64),
+            "maps_forward, statistics": _later(builds.maps, dtype, arch, statistics=True, channels=64),
+            "maps_backward": _later(builds.maps, dtype, arch, backward=True, channels=64),
+            "maps_backward, bias": _later(builds.maps, dtype, arch, backward=True, bias=True, channels=64),
             "gather_forward": _later(builds.gather, dtype, arch, channels=64),
             "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
         }
@@ -98,7 +102,7 @@ def row_of(build: Build) -> dict[str, Any]:
         "warps at work": assembly.warps_at_work(),
         "fits": assembly.fits(),
         "instructions": len(assembly.instructions),
-        "instructions an element": round(build.an_element(), 1) if build.rounds else None,
+        "instructions an element": round(build.an_element(), 1) if build.rounds or build.at_once else None,
     }
 
 

@@ -52,6 +52,12 @@ def tilings(case: Case) -> list[Tiling]:
             for block, channels in ((2, 64), (4, 32))
             for warps, stages, start, bound in itertools.product((1, 2), (3, 4, 5), (0, 2), (0, 168))
         ]
+    if case.kernel == 3 and not case.out and all(-(-size // case.dilation) in (3, 4) for size in case.shape[2:]):
+        # Small maps, each a unit; as many warps as there is shared memory for, or a bound.
+        found += [
+            Tiling(block, 64, 1, 0, 1, stages, start=1, beyond=0, columns=1, registers=bound)
+            for block, stages, bound in itertools.product((1, 2, 4), (1, 2, 3), (0, 128, 168))
+        ]
     return found
 
 

@@ -144,7 +144,7 @@ def _down(
 
 
 @triton.jit
-def _row_out(
+def row_out(
     at,
     step,
     y0,
@@ -320,7 +320,7 @@ def rows_forward(
             y0, y1, y2, y3, p0, p1, p2, p3, q0, q1, q2, q3 = _down(
                 xa, xb, xc, xd, xe, xf, w00, w01, w02, w10, w11, w12, w20, w21, w22, p0, p1, p2, p3, q0, q1, q2, q3
             )
-            plain, squares = _row_out(
+            plain, squares = row_out(
                 out,
                 step,
                 y0,
@@ -347,7 +347,7 @@ def rows_forward(
                 y4, y5, y6, y7, p4, p5, p6, p7, q4, q5, q6, q7 = _down(
                     xe, xf, xg, xh, xi, xj, w00, w01, w02, w10, w11, w12, w20, w21, w22, p4, p5, p6, p7, q4, q5, q6, q7
                 )
-                plain, squares = _row_out(
+                plain, squares = row_out(
                     out + 4 * step,
                     step,
                     y4,

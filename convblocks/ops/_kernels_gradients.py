@@ -22,7 +22,7 @@ def _row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
 
 
 @triton.jit
-def _store_four(at, step, y_0, y_1, y_2, y_3, ok_0, ok_1, ok_2, ok_3, ok, column):
+def store_four(at, step, y_0, y_1, y_2, y_3, ok_0, ok_1, ok_2, ok_3, ok, column):
     tl.store(at, y_0.to(at.dtype.element_ty), mask=(ok_0 & ok)[:, None] & column)
     tl.store(at + step, y_1.to(at.dtype.element_ty), mask=(ok_1 & ok)[:, None] & column)
     tl.store(at + 2 * step, y_2.to(at.dtype.element_ty), mask=(ok_2 & ok)[:, None] & column)
@@ -216,11 +216,11 @@ def rows_backward(
             x13 = x23
             done = (tl.zeros((BU,), tl.int32) + k) >= 2
             out = DX + own + (first + (k - 2) * DH) * W * C
-            _store_four(out, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, done, column)
+            store_four(out, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, done, column)
         if not RUN_ON:
             done = (tl.zeros((BU,), tl.int32) + last) > 0
             out = DX + here + (first + (rows - 1) * DH) * W * C
-            _store_four(out, DW * C, p0, p1, p2, p3, own_0, own_1, own_2, own_3, done, column)
+            store_four(out, DW * C, p0, p1, p2, p3, own_0, own_1, own_2, own_3, done, column)
 
     line = (chunk * STRIPS + strip).to(tl.int64) * C + c
     part = PART_WEIGHT + line * 9

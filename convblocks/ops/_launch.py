@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_stride, _launch_sums
+from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_maps, _launch_stride, _launch_sums
 from convblocks.ops._start import Kernels, Options
 from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, busy, compiled_for, fit, plan_rows
 
@@ -125,6 +125,10 @@ def forward(
     if _launch_stride.rolls(kernel, stride, dilation):
         with torch.cuda.device_of(x):
             return out, _launch_stride.forward(x, weight, None if bias is None else some, out, padding, around, tiling)
+    small = pitches is None and _launch_maps.fits((h, w), kernel, stride, padding, dilation)
+    if small and (tiling is None or tiling.columns == 1):
+        with torch.cuda.device_of(x):
+            return out, _launch_maps.forward(x, weight, None if bias is None else some, out, dilation, around, tiling)
     five = _launch_five.rolls(kernel, stride)
     if rolling:
         own = rolling_forward(ho, wo, dilation, x.element_size(), around is None and pitches is None)
@@ -196,6 +200,12 @@ def backward(
         with torch.cuda.device_of(x):
             part = _launch_stride.backward(dy, x, weight, out, padding, tiling)
             d_bias = dy.sum((0, 2, 3)) if has_bias else None
+            return out, _launch_sums.total(part, weight.dtype, weight.shape), d_bias
+    small = _launch_maps.fits((h, w), kernel, stride, padding, dilation)
+    if small and (tiling is None or tiling.columns == 1):
+        with torch.cuda.device_of(x):
+            part, part_bias = _launch_maps.backward(dy, x, weight, out, dilation, has_bias, tiling)
+            d_bias = None if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
             return out, _launch_sums.total(part, weight.dtype, weight.shape), d_bias
     rolling = rolls(kernel, stride, padding, dilation)
     near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD

@@ -144,6 +144,23 @@ def test_rolling_at_far_dilations(dtype: str, arch: int, backward: bool) -> None
     wide(assembly, stores=4, bits=".64" if backward else ".128")
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_small_maps(dtype: str, arch: int, sums: bool, backward: bool) -> None:
+    build = builds.maps(dtype, arch, backward=backward, bias=sums, statistics=sums)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=16, bits=".64")
+    assert build.assembly.warps_at_work() >= (9 if backward else 12 if sums else 16)
+    if (dtype, arch) == ("bfloat16", 90):
+        assert (
+            build.an_element()
+            <= {(False, False): 14, (False, True): 20, (True, False): 24, (True, True): 26}[backward, sums]
+        )
+    # Nothing from map to map but the sums.
+    assert build.assembly.carried == ((9 + sums,) if backward else (2 * sums,))
+
+
 def test_loops_hand_on_all_that_they_should() -> None:
     """What a GPU showed: Triton drops what a loop hands on from one name to another of the same origin."""
     # Sums of two rows for four columns; then the nine of the weight's gradient, and x of two rows.

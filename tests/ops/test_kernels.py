@@ -80,6 +80,20 @@ CASES = {
     "contiguous": Case((2, 12, 6, 7), layout="contiguous_format"),
     "expanded": Case((2, 12, 6, 7), layout="expanded"),
     "strided": Case((2, 12, 6, 7), layout="strided"),
+    "small maps": Case((9, 24, 4, 3), dtype="bfloat16", statistics=True),
+    "small maps of a far dilation": Case(
+        (2, 20, 31, 25), padding=(8, 8), dilation=(8, 8), dtype="float16", statistics=True
+    ),
+    "small maps, tiles": Case(
+        (5, 40, 7, 11),
+        padding=(2, 3),
+        dilation=(2, 3),
+        tiling={"block": 2, "channels": 16, "rows": 1, "tiles": 3, "columns": 1, "stages": 2},
+        statistics=True,
+    ),
+    "small maps without a bias": Case((3, 5, 3, 8), padding=(1, 2), dilation=(1, 2), bias=False),
+    "small maps, contiguous": Case((2, 12, 4, 4), layout="contiguous_format"),
+    "small maps, part of a larger tensor": Case((2, 12, 4, 4), layout="part"),
     "part of a larger tensor": Case((2, 24, 9, 13), layout="part", dtype="bfloat16", statistics=True),
     "part of a larger tensor, dilated": Case(
         (3, 20, 12, 11), padding=(2, 1), dilation=(2, 3), layout="part", tiling={"block": 4, "rows": 2, "tiles": 2}

@@ -1,0 +1,247 @@
+"""The kernels of 3 x 3, stride 1, padding as wide as the dilation, for maps of at most 4 x 4; see `_kernels` too.
+
+A dilated convolution is an undilated one of every residue modulo the dilation by itself, a map of few rows and columns
+where the dilation is wide. Such a map fits into registers as it is: nothing is read twice, and nothing waits for the
+rows before it. A unit is one of these maps.
+"""
+
+# Triton's language has no types, and Triton itself need not be there to check the rest.
+# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from convblocks.ops._kernels import load_nine, row_of_four, row_out, within
+from convblocks.ops._kernels_gradients import four, store_four, store_nine
+from convblocks.ops._kernels_sums import load_around
+
+MAPS = ["N", "H", "W", "UNITS", "DH", "DW", "TILES"]
+
+
+@triton.jit
+def _program(C, EVEN_C: tl.constexpr, BC: tl.constexpr):
+    """What this program works on: channels, which of them there are, its tiles."""
+    blocks = tl.cdiv(C, BC)
+    pid = tl.program_id(0)
+    c = (pid % blocks) * BC + tl.arange(0, BC)
+    c_ok = (c < C) if not EVEN_C else (c >= 0)
+    return c, c_ok, pid // blocks
+
+
+@triton.jit
+def _maps(tile, N, H, W, DH, DW, C, c, BU: tl.constexpr):
+    """Where the maps of a tile lie: the first row and column of each, which of four columns there are, its offset."""
+    down, across = tl.minimum(DH, H), tl.minimum(DW, W)
+    u = tile * BU + tl.arange(0, BU)
+    ok = u < N * (down * across)
+    w = u % across
+    h = u // across % down
+    n = (u // across // down).to(tl.int64)
+    at = (n * (H * W * C))[:, None] + (((h * W + w) * C)[:, None] + c[None, :])
+    # A map that there is not has no rows.
+    h = tl.where(ok, h, H)
+    return h, within(w, W), within(w + DW, W), within(w + 2 * DW, W), within(w + 3 * DW, W), at
+
+
+@triton.jit
+def _row(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
+    a, b, c, d = row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column)
+    return a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), d.to(tl.float32)
+
+
+@triton.jit
+def _middle(a, b, c, d, left, here, right):
+    """What a row of the kernel makes of a row of four columns with nothing beside them."""
+    s0 = tl.fma(b, right, a * here)
+    s1 = tl.fma(c, right, tl.fma(b, here, a * left))
+    s2 = tl.fma(d, right, tl.fma(c, here, b * left))
+    s3 = tl.fma(d, here, c * left)
+    return s0, s1, s2, s3
+
+
+@triton.jit
+def _beside(a, b, c, d, left, here, right, s0, s1, s2, s3):
+    """The same, added to four sums."""
+    s0 = tl.fma(b, right, tl.fma(a, here, s0))
+    s1 = tl.fma(c, right, tl.fma(b, here, tl.fma(a, left, s1)))
+    s2 = tl.fma(d, right, tl.fma(c, here, tl.fma(b, left, s2)))
+    s3 = tl.fma(d, here, tl.fma(c, left, s3))
+    return s0, s1, s2, s3
+
+
+@triton.jit
+def _products(x0, x1, x2, x3, g0, g1, g2, g3, left, here, right):
+    """What a row of x and one of dy add to the gradient of a row of the kernel."""
+    left = tl.fma(x2, g3, tl.fma(x1, g2, tl.fma(x0, g1, left)))
+    here = four(x0, x1, x2, x3, g0, g1, g2, g3, here)
+    right = tl.fma(x3, g2, tl.fma(x2, g1, tl.fma(x1, g0, right)))
+    return left, here, right
+
+
+@triton.jit(do_not_specialize=MAPS)
+def maps_forward(
+    X,
+    WEIGHT,
+    SHIFT,
+    Y,
+    AROUND,
+    PART,
+    N,
+    H,
+    W,
+    UNITS,
+    DH,
+    DW,
+    TILES,
+    UNIT: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    STAGES: tl.constexpr,
+    BU: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """STATISTICS asks for the sums of y - AROUND and of its square, for a norm."""
+    C = UNITS * UNIT
+    c, c_ok, chunk = _program(C, EVEN_C, BC)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
+    zero = tl.zeros((BU, BC), tl.float32)
+    column = c_ok[None, :]
+    shift = zero
+    if HAS_SHIFT:
+        shift = tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
+    around = zero
+    if STATISTICS:
+        around = load_around(AROUND, c, c_ok)[None, :]
+    plain = zero
+    squares = zero
+    for tile in tl.range(TILES, num_stages=STAGES):
+        h, ok_0, ok_1, ok_2, ok_3, at = _maps(chunk * TILES + tile, N, H, W, DH, DW, C, c, BU)
+        step, line = DW * C, DH * W * C
+        a0, a1, a2, a3 = _row(X + at, step, ok_0, ok_1, ok_2, ok_3, h, H, column)
+        b0, b1, b2, b3 = _row(X + at + line, step, ok_0, ok_1, ok_2, ok_3, h + DH, H, column)
+        c0, c1, c2, c3 = _row(X + at + 2 * line, step, ok_0, ok_1, ok_2, ok_3, h + 2 * DH, H, column)
+        d0, d1, d2, d3 = _row(X + at + 3 * line, step, ok_0, ok_1, ok_2, ok_3, h + 3 * DH, H, column)
+        for row in tl.static_range(4):
+            ok = within(h + row * DH, H)
+            if row == 0:
+                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w10, w11, w12)
+                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w20, w21, w22, y0, y1, y2, y3)
+            elif row == 1:
+                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w00, w01, w02)
+                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w10, w11, w12, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w20, w21, w22, y0, y1, y2, y3)
+            elif row == 2:
+                y0, y1, y2, y3 = _middle(b0, b1, b2, b3, w00, w01, w02)
+                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w10, w11, w12, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _beside(d0, d1, d2, d3, w20, w21, w22, y0, y1, y2, y3)
+            else:
+                y0, y1, y2, y3 = _middle(c0, c1, c2, c3, w00, w01, w02)
+                y0, y1, y2, y3 = _beside(d0, d1, d2, d3, w10, w11, w12, y0, y1, y2, y3)
+            plain, squares = row_out(
+                Y + at + row * line,
+                step,
+                y0,
+                y1,
+                y2,
+                y3,
+                ok & ok_0,
+                ok & ok_1,
+                ok & ok_2,
+                ok & ok_3,
+                column,
+                shift,
+                around,
+                plain,
+                squares,
+                HAS_SHIFT,
+                STATISTICS,
+            )
+    if STATISTICS:
+        out = PART + chunk.to(tl.int64) * (2 * C) + c
+        tl.store(out, tl.sum(plain, 0), mask=c_ok)
+        tl.store(out + C, tl.sum(squares, 0), mask=c_ok)
+
+
+@triton.jit(do_not_specialize=MAPS)
+def maps_backward(
+    X,
+    WEIGHT,
+    DY,
+    DX,
+    PART_WEIGHT,
+    PART_BIAS,
+    N,
+    H,
+    W,
+    UNITS,
+    DH,
+    DW,
+    TILES,
+    UNIT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    STAGES: tl.constexpr,
+    BU: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradients of `maps_forward`: that of x is the same of dy, by the kernel turned by half a circle."""
+    C = UNITS * UNIT
+    c, c_ok, chunk = _program(C, EVEN_C, BC)
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
+    zero = tl.zeros((BU, BC), tl.float32)
+    column = c_ok[None, :]
+    d00 = zero
+    d01 = zero
+    d02 = zero
+    d10 = zero
+    d11 = zero
+    d12 = zero
+    d20 = zero
+    d21 = zero
+    d22 = zero
+    bias = zero
+    for tile in tl.range(TILES, num_stages=STAGES):
+        h, ok_0, ok_1, ok_2, ok_3, at = _maps(chunk * TILES + tile, N, H, W, DH, DW, C, c, BU)
+        step, line = DW * C, DH * W * C
+        a0, a1, a2, a3 = _row(DY + at, step, ok_0, ok_1, ok_2, ok_3, h, H, column)
+        b0, b1, b2, b3 = _row(DY + at + line, step, ok_0, ok_1, ok_2, ok_3, h + DH, H, column)
+        c0, c1, c2, c3 = _row(DY + at + 2 * line, step, ok_0, ok_1, ok_2, ok_3, h + 2 * DH, H, column)
+        e0, e1, e2, e3 = _row(DY + at + 3 * line, step, ok_0, ok_1, ok_2, ok_3, h + 3 * DH, H, column)
+        if HAS_BIAS:
+            bias += ((a0 + a1) + (a2 + a3)) + ((b0 + b1) + (b2 + b3))
+            bias += ((c0 + c1) + (c2 + c3)) + ((e0 + e1) + (e2 + e3))
+        for row in tl.static_range(4):
+            ok = within(h + row * DH, H)
+            x0, x1, x2, x3 = _row(X + at + row * line, step, ok_0, ok_1, ok_2, ok_3, h + row * DH, H, column)
+            if row == 0:
+                d10, d11, d12 = _products(x0, x1, x2, x3, a0, a1, a2, a3, d10, d11, d12)
+                d00, d01, d02 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d00, d01, d02)
+                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w12, w11, w10)
+                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w02, w01, w00, y0, y1, y2, y3)
+            elif row == 1:
+                d20, d21, d22 = _products(x0, x1, x2, x3, a0, a1, a2, a3, d20, d21, d22)
+                d10, d11, d12 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d10, d11, d12)
+                d00, d01, d02 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d00, d01, d02)
+                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w22, w21, w20)
+                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w02, w01, w00, y0, y1, y2, y3)
+            elif row == 2:
+                d20, d21, d22 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d20, d21, d22)
+                d10, d11, d12 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d10, d11, d12)
+                d00, d01, d02 = _products(x0, x1, x2, x3, e0, e1, e2, e3, d00, d01, d02)
+                y0, y1, y2, y3 = _middle(b0, b1, b2, b3, w22, w21, w20)
+                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _beside(e0, e1, e2, e3, w02, w01, w00, y0, y1, y2, y3)
+            else:
+                d20, d21, d22 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d20, d21, d22)
+                d10, d11, d12 = _products(x0, x1, x2, x3, e0, e1, e2, e3, d10, d11, d12)
+                y0, y1, y2, y3 = _middle(c0, c1, c2, c3, w22, w21, w20)
+                y0, y1, y2, y3 = _beside(e0, e1, e2, e3, w12, w11, w10, y0, y1, y2, y3)
+            store_four(DX + at + row * line, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, ok, column)
+    line = chunk.to(tl.int64) * C + c
+    store_nine(PART_WEIGHT + line * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
+    if HAS_BIAS:
+        tl.store(PART_BIAS + line, tl.sum(bias, 0), mask=c_ok)
