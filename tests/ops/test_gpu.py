@@ -20,6 +20,10 @@ CASES = [
     ((2, 40, 19, 23), (3, 3), (2, 1), 1, 1),
     ((2, 48, 23, 18), (3, 3), 2, 1, 1),
     ((2, 24, 21, 20), (3, 3), 2, 2, 2),
+    # Maps of at most 4 x 4; eight columns of one residue.
+    ((9, 24, 4, 3), (3, 3), 1, 1, 1),
+    ((2, 64, 31, 25), (3, 3), 1, 8, 8),
+    ((2, 20, 30, 31), (3, 3), 1, (2, 1), (2, 4)),
     ((2, 64, 14, 14), (5, 5), 2, 2, 1),
     ((2, 32, 21, 20), (7, 4), 1, (3, 1), (1, 2)),
     ((1, 256, 7, 7), (3, 3), 1, 1, 1),
@@ -94,6 +98,10 @@ INPUTS = {
     "every second column": lambda x: torch.stack((x, x), -1).flatten(-2)[..., ::2],
     "transposed": lambda x: x.transpose(2, 3),
     "a slice of the channels": lambda x: torch.cat((x, x), 1)[:, 8:24],
+    "channels_last, a slice of the channels": lambda x: torch.cat((x, x), 1).to(memory_format=torch.channels_last)[
+        :, 8:24
+    ],
+    "channels_last, every second pixel": lambda x: x.to(memory_format=torch.channels_last)[:, :, ::2, 1::2],
     "channels_last, cut": lambda x: x.to(memory_format=torch.channels_last)[:, :, 1:, 2:],
     "one storage offset off": lambda x: torch.cat((x.flatten(), x.flatten()))[1 : 1 + x.numel()].view_as(x),
 }
