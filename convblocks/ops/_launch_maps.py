@@ -23,6 +23,7 @@ WARPS_FORWARD, WARPS_BACKWARD = 12, 9
 """Of a multiprocessor at a time, at least, by the registers that a thread takes."""
 
 
+@functools.lru_cache(4096)
 def fits(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     """Tell whether the kernels compute it, with few places for rows and columns that there are not."""
     if not (kernel == (3, 3) and stride == (1, 1) and padding == dilation):
