@@ -65,7 +65,8 @@ def rows(
     }
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
-    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    compiled = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    build = _rolling(compiled, chosen, chosen.channels)
     # Of a strip from the top to the bottom of a map, backward leaves out the rounds for rows outside.
     return build._replace(rounds=chosen.rows) if backward and not chosen.run_on else build
 

@@ -35,7 +35,7 @@ class Tiling(NamedTuple):
     beyond: int = 2
     """Rounds that a strip of a rolling kernel takes for rows above and below its own."""
     registers: int = 0
-    """Registers of a thread at most, for the kernels of whole blocks; 0: as many as the compiler likes."""
+    """Registers of a thread at most; 0: as many as the compiler likes."""
 
 
 class Plan(NamedTuple):
@@ -55,7 +55,8 @@ class Plan(NamedTuple):
 
 def at_once(tiling: Tiling, itemsize: int) -> int:
     """Return the programs of a rolling kernel that an H200 holds at a time, by the registers that they take."""
-    return MULTIPROCESSORS * (8 if itemsize == 2 else 12) // tiling.warps
+    warps = 2048 // tiling.registers if tiling.registers else 8 if itemsize == 2 else 12
+    return MULTIPROCESSORS * (warps // tiling.warps)
 
 
 @functools.lru_cache(4096)
@@ -97,6 +98,9 @@ def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     while width > 16 and blocks(channels, width) * width > 1.125 * channels:
         width //= 2
     block = tiling.block * tiling.channels // width
+    if channels % 2 and itemsize == 2:
+        # Two bytes cannot be copied to shared memory by themselves: rows on their way are in registers, beyond a bound.
+        tiling = tiling._replace(registers=0)
     return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
 
 
@@ -108,6 +112,7 @@ def compiled_for(channels: int, tiling: Tiling, **more: Any) -> Options:
         num_warps=tiling.warps,
         # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
         enable_fp_fusion=False,
+        **({"maxnreg": tiling.registers} if tiling.registers else {}),
         **more,
     )
 
