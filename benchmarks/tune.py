@@ -36,8 +36,8 @@ def tilings(case: Case) -> list[Tiling]:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
     ways_on = (False, True) if case.dilation > 1 and case.kernel == 3 and not case.out else (False,)
-    # Of registers: 168 let 12 warps into a multiprocessor.
-    bounds = (0, 168) if case.out else (0,)
+    # Of registers: 168 let 12 warps into a multiprocessor, 184 let 11.
+    bounds = (0, 168) if case.out else (0, 184) if case.kernel == 3 and case.stride == 1 else (0,)
     # Elements that a thread has: of 5 x 5, the taps of eight channels do not fit into its registers.
     least, most = (2, 4) if case.kernel == 5 else (4, 8)
     found = [

@@ -8,33 +8,93 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, SIZES, load_nine, quad, row_of_six, share, three, within
+from convblocks.ops._kernels import ROLLING, SIZES, load_nine, quad, share, three, within
 
 
 @triton.jit
-def _row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
-    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
-    a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
-    b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
-    c = tl.load(at + 2 * step, mask=(ok_2 & ok)[:, None] & column, other=0.0)
-    d = tl.load(at + 3 * step, mask=(ok_3 & ok)[:, None] & column, other=0.0)
+def _load_column(at, ok, column):
+    return tl.load(at, mask=ok[:, None] & column, other=0.0)
+
+
+@triton.jit
+def _row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, column):
+    """Four neighbouring columns, from step to step: the multiples of one would take registers."""
+    a = _load_column(at, ok_0, column)
+    at += step
+    b = _load_column(at, ok_1, column)
+    at += step
+    c = _load_column(at, ok_2, column)
+    at += step
+    d = _load_column(at, ok_3, column)
     return a, b, c, d
 
 
 @triton.jit
-def store_four(at, step, y_0, y_1, y_2, y_3, ok_0, ok_1, ok_2, ok_3, ok, column):
-    tl.store(at, y_0.to(at.dtype.element_ty), mask=(ok_0 & ok)[:, None] & column)
-    tl.store(at + step, y_1.to(at.dtype.element_ty), mask=(ok_1 & ok)[:, None] & column)
-    tl.store(at + 2 * step, y_2.to(at.dtype.element_ty), mask=(ok_2 & ok)[:, None] & column)
-    tl.store(at + 3 * step, y_3.to(at.dtype.element_ty), mask=(ok_3 & ok)[:, None] & column)
+def _row_of_dy(DY, u_ok, n, w, row, HO, WO, C, DW, PW, c, column):
+    """The six columns of a row of dy that reach the four of a unit; zeros where they lie outside."""
+    left = w + PW - 2 * DW
+    # A condition on a scalar must have the block's shape: Triton's interpreter refuses to combine the two.
+    ok = u_ok & within(tl.zeros(u_ok.shape, tl.int32) + row, HO)
+    at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
+    at += row * WO * C
+    step = DW * C
+    a = _load_column(at, ok & within(left, WO), column)
+    at += step
+    b = _load_column(at, ok & within(left + DW, WO), column)
+    at += step
+    c = _load_column(at, ok & within(left + 2 * DW, WO), column)
+    at += step
+    d = _load_column(at, ok & within(left + 3 * DW, WO), column)
+    at += step
+    e = _load_column(at, ok & within(left + 4 * DW, WO), column)
+    at += step
+    f = _load_column(at, ok & within(left + 5 * DW, WO), column)
+    return a, b, c, d, e, f
 
 
 @triton.jit
-def _own(tile, N, QUADS, H, W, DW, C, c, BU: tl.constexpr):
-    """What `quad` tells of a tile, which of the four columns there are, and where the first lies in x."""
-    u_ok, n, w = quad(tile, N, QUADS, DW, BU)
-    at = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
-    return u_ok, n, w, u_ok & (w < W), u_ok & (w + DW < W), u_ok & (w + 2 * DW < W), u_ok & (w + 3 * DW < W), at
+def store_four(at, step, y_0, y_1, y_2, y_3, ok_0, ok_1, ok_2, ok_3, column):
+    tl.store(at, y_0.to(at.dtype.element_ty), mask=ok_0[:, None] & column)
+    at += step
+    tl.store(at, y_1.to(at.dtype.element_ty), mask=ok_1[:, None] & column)
+    at += step
+    tl.store(at, y_2.to(at.dtype.element_ty), mask=ok_2[:, None] & column)
+    at += step
+    tl.store(at, y_3.to(at.dtype.element_ty), mask=ok_3[:, None] & column)
+
+
+@triton.jit
+def _bits(a, b, c, d, e, f):
+    """Six columns as whole numbers, bit for bit.
+
+    Triton gives up prefetching in a loop that hands a value on over two rounds, but not where it becomes another.
+    """
+    a, b = a.to(tl.float32).to(tl.int32, bitcast=True), b.to(tl.float32).to(tl.int32, bitcast=True)
+    c, d = c.to(tl.float32).to(tl.int32, bitcast=True), d.to(tl.float32).to(tl.int32, bitcast=True)
+    e, f = e.to(tl.float32).to(tl.int32, bitcast=True), f.to(tl.float32).to(tl.int32, bitcast=True)
+    return a, b, c, d, e, f
+
+
+@triton.jit
+def _floats(a, b, c, d, e, f):
+    """What `_bits` made whole numbers."""
+    a, b = a.to(tl.float32, bitcast=True), b.to(tl.float32, bitcast=True)
+    c, d = c.to(tl.float32, bitcast=True), d.to(tl.float32, bitcast=True)
+    e, f = e.to(tl.float32, bitcast=True), f.to(tl.float32, bitcast=True)
+    return a, b, c, d, e, f
+
+
+@triton.jit
+def _add_products(x, a, b, c, d_0, d_1, d_2):
+    """What a column of x adds to the gradients of a row of taps, by the three of dy that it reached."""
+    return tl.fma(x, c, d_0), tl.fma(x, b, d_1), tl.fma(x, a, d_2)
+
+
+@triton.jit
+def _again(C, line, EVEN_C: tl.constexpr, BC: tl.constexpr):
+    """The channels of `share` once more: kept from there to the end, they would take registers."""
+    c = (tl.program_id(0) - line * tl.cdiv(C, BC)) * BC + tl.arange(0, BC)
+    return c, (c < C) if not EVEN_C else (c >= 0)
 
 
 @triton.jit
@@ -89,19 +149,18 @@ def rows_backward(
 
     dx[h, w] = sum over i, j of weight[i, j] * dy[h + PH - i * DH, w + PW - j * DW], and the same products of dy with
     x[h, w] instead of the weight, summed over all h and w, are the gradient of the weight. It rolls down rows of dx.
+
+    A row of dx is made of three of dy, at whose first and second the two before it have been: a thread holds these, and
+    no sums of rows that are not done yet, nor x of rows above, which would take a third more registers.
     """
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(H - first, DH))
-    start = 0
-    span = rows + 2
-    if not RUN_ON:
-        # A round whose row of dy lies above the first or below the last adds nothing. What else it does is done outside
-        # the loop: fetch the first row of x, write the last row of dx. Strips below the image have no rows at all.
-        start = ((rows > 0) & (first + PH < 2 * DH)).to(tl.int32)
-        last = ((rows > 0) & (first + (rows - 1) * DH + PH >= HO)).to(tl.int32)
-        span = rows + 2 - start - last
+    # A strip begins with two rows of dy alone: rounds of their own only where one tile runs on into the next.
+    before = 2 if RUN_ON else 0
+    span = rows + before
+    top = first - before * DH
 
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
@@ -118,113 +177,98 @@ def rows_backward(
     bias = zero
 
     for run in range(1 if RUN_ON else TILES):
-        p0 = zero
-        p1 = zero
-        p2 = zero
-        p3 = zero
-        q0 = zero
-        q1 = zero
-        q2 = zero
-        q3 = zero
-        # x of the two rows above the one that k reaches. Each starts from a zero of its own: what a loop hands on from
-        # one name to another, Triton takes for unchanged where both began as one and the same value.
-        x00 = tl.zeros((BU, BC), tl.float32)
-        x01 = tl.zeros((BU, BC), tl.float32)
-        x02 = tl.zeros((BU, BC), tl.float32)
-        x03 = tl.zeros((BU, BC), tl.float32)
         if RUN_ON:
-            x10 = tl.zeros((BU, BC), tl.float32)
-            x11 = tl.zeros((BU, BC), tl.float32)
-            x12 = tl.zeros((BU, BC), tl.float32)
-            x13 = tl.zeros((BU, BC), tl.float32)
+            ta = tl.zeros((BU, BC), tl.float32)
+            tb = tl.zeros((BU, BC), tl.float32)
+            tc = tl.zeros((BU, BC), tl.float32)
+            td = tl.zeros((BU, BC), tl.float32)
+            te = tl.zeros((BU, BC), tl.float32)
+            tf = tl.zeros((BU, BC), tl.float32)
+            ba = tl.zeros((BU, BC), tl.float32)
+            bb = tl.zeros((BU, BC), tl.float32)
+            bc = tl.zeros((BU, BC), tl.float32)
+            bd = tl.zeros((BU, BC), tl.float32)
+            be = tl.zeros((BU, BC), tl.float32)
+            bf = tl.zeros((BU, BC), tl.float32)
         else:
-            _, _, _, own_0, own_1, own_2, own_3, here = _own(chunk * TILES + run, N, QUADS, H, W, DW, C, c, BU)
-            # The loop's own rows are on their way before this one is waited for.
-            x10, x11, x12, x13 = _row_of_four(
-                X + here + first * W * C, DW * C, own_0, own_1, own_2, own_3, 0, start, column
-            )
-            x10 = x10.to(tl.float32)
-            x11 = x11.to(tl.float32)
-            x12 = x12.to(tl.float32)
-            x13 = x13.to(tl.float32)
+            # The loop's own rows are on their way before these are waited for.
+            u_ok, n, w = quad(chunk * TILES + run, N, QUADS, DW, BU)
+            reach = first + PH - 2 * DH
+            ta, tb, tc, td, te, tf = _row_of_dy(DY, u_ok, n, w, reach, HO, WO, C, DW, PW, c, column)
+            ba, bb, bc, bd, be, bf = _row_of_dy(DY, u_ok, n, w, reach + DH, HO, WO, C, DW, PW, c, column)
+            ba = ba.to(tl.float32)
+            bb = bb.to(tl.float32)
+            bc = bc.to(tl.float32)
+            bd = bd.to(tl.float32)
+            be = be.to(tl.float32)
+            bf = bf.to(tl.float32)
+        # Of three rows, the columns of the first as bits.
+        fa, fb, fc, fd, fe, ff = _bits(ta, tb, tc, td, te, tf)
         for turn in tl.range(span * (TILES if RUN_ON else 1), num_stages=STAGES):
-            k = turn % span if RUN_ON else start + turn
+            k = turn % span if RUN_ON else turn
             tile = turn // span if RUN_ON else run
-            u_ok, n, w, ok_0, ok_1, ok_2, ok_3, own = _own(chunk * TILES + tile, N, QUADS, H, W, DW, C, c, BU)
-            left = w + PW - 2 * DW
-            ok_a = u_ok & within(left, WO)
-            ok_b = u_ok & within(left + DW, WO)
-            ok_c = u_ok & within(left + 2 * DW, WO)
-            ok_d = u_ok & within(left + 3 * DW, WO)
-            ok_e = u_ok & within(left + 4 * DW, WO)
-            ok_f = u_ok & within(left + 5 * DW, WO)
-            g_at = DY + (n * (HO * WO * C))[:, None] + ((left * C)[:, None] + c[None, :])
-            step = DW * C
-            h = first + k * DH
-            g_row = h + PH - 2 * DH
-            ra, rb, rc, rd, re, rf = row_of_six(
-                g_at + g_row * WO * C, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, g_row, HO, column
-            )
-            r0, r1, r2, r3 = _row_of_four(X + own + h * W * C, step, ok_0, ok_1, ok_2, ok_3, k, rows, column)
+            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
+            h = top + k * DH
+            ra, rb, rc, rd, re, rf = _row_of_dy(DY, u_ok, n, w, h + PH, HO, WO, C, DW, PW, c, column)
+            if RUN_ON:
+                u_ok = u_ok & ((tl.zeros((BU,), tl.int32) + k) >= before)
+            ok_0 = u_ok & (w < W)
+            ok_1 = u_ok & (w + DW < W)
+            ok_2 = u_ok & (w + 2 * DW < W)
+            ok_3 = u_ok & (w + 3 * DW < W)
+            own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
+            r0, r1, r2, r3 = _row_of_four(X + own + h * W * C, DW * C, ok_0, ok_1, ok_2, ok_3, column)
+            aa, ab, ac, ad, ae, af = _floats(fa, fb, fc, fd, fe, ff)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
             gc = rc.to(tl.float32)
             gd = rd.to(tl.float32)
             ge = re.to(tl.float32)
             gf = rf.to(tl.float32)
-            x20 = r0.to(tl.float32)
-            x21 = r1.to(tl.float32)
-            x22 = r2.to(tl.float32)
-            x23 = r3.to(tl.float32)
-            y0 = three(gc, gb, ga, w00, w01, w02, p0)
-            y1 = three(gd, gc, gb, w00, w01, w02, p1)
-            y2 = three(ge, gd, gc, w00, w01, w02, p2)
-            y3 = three(gf, ge, gd, w00, w01, w02, p3)
-            p0 = three(gc, gb, ga, w10, w11, w12, q0)
-            p1 = three(gd, gc, gb, w10, w11, w12, q1)
-            p2 = three(ge, gd, gc, w10, w11, w12, q2)
-            p3 = three(gf, ge, gd, w10, w11, w12, q3)
-            q0 = tl.fma(ga, w22, tl.fma(gb, w21, gc * w20))
-            q1 = tl.fma(gb, w22, tl.fma(gc, w21, gd * w20))
-            q2 = tl.fma(gc, w22, tl.fma(gd, w21, ge * w20))
-            q3 = tl.fma(gd, w22, tl.fma(ge, w21, gf * w20))
-            d00 = four(x00, x01, x02, x03, gc, gd, ge, gf, d00)
-            d01 = four(x00, x01, x02, x03, gb, gc, gd, ge, d01)
-            d02 = four(x00, x01, x02, x03, ga, gb, gc, gd, d02)
-            d10 = four(x10, x11, x12, x13, gc, gd, ge, gf, d10)
-            d11 = four(x10, x11, x12, x13, gb, gc, gd, ge, d11)
-            d12 = four(x10, x11, x12, x13, ga, gb, gc, gd, d12)
-            d20 = four(x20, x21, x22, x23, gc, gd, ge, gf, d20)
-            d21 = four(x20, x21, x22, x23, gb, gc, gd, ge, d21)
-            d22 = four(x20, x21, x22, x23, ga, gb, gc, gd, d22)
+            # Column by column, which leaves least of them at a time.
+            x = r0.to(tl.float32)
+            y0 = tl.fma(aa, w22, tl.fma(ab, w21, ac * w20))
+            y0 = three(gc, gb, ga, w00, w01, w02, three(bc, bb, ba, w10, w11, w12, y0))
+            d20, d21, d22 = _add_products(x, aa, ab, ac, d20, d21, d22)
+            d10, d11, d12 = _add_products(x, ba, bb, bc, d10, d11, d12)
+            d00, d01, d02 = _add_products(x, ga, gb, gc, d00, d01, d02)
+            x = r1.to(tl.float32)
+            y1 = tl.fma(ab, w22, tl.fma(ac, w21, ad * w20))
+            y1 = three(gd, gc, gb, w00, w01, w02, three(bd, bc, bb, w10, w11, w12, y1))
+            d20, d21, d22 = _add_products(x, ab, ac, ad, d20, d21, d22)
+            d10, d11, d12 = _add_products(x, bb, bc, bd, d10, d11, d12)
+            d00, d01, d02 = _add_products(x, gb, gc, gd, d00, d01, d02)
+            x = r2.to(tl.float32)
+            y2 = tl.fma(ac, w22, tl.fma(ad, w21, ae * w20))
+            y2 = three(ge, gd, gc, w00, w01, w02, three(be, bd, bc, w10, w11, w12, y2))
+            d20, d21, d22 = _add_products(x, ac, ad, ae, d20, d21, d22)
+            d10, d11, d12 = _add_products(x, bc, bd, be, d10, d11, d12)
+            d00, d01, d02 = _add_products(x, gc, gd, ge, d00, d01, d02)
+            x = r3.to(tl.float32)
+            y3 = tl.fma(ad, w22, tl.fma(ae, w21, af * w20))
+            y3 = three(gf, ge, gd, w00, w01, w02, three(bf, be, bd, w10, w11, w12, y3))
+            d20, d21, d22 = _add_products(x, ad, ae, af, d20, d21, d22)
+            d10, d11, d12 = _add_products(x, bd, be, bf, d10, d11, d12)
+            d00, d01, d02 = _add_products(x, gd, ge, gf, d00, d01, d02)
             if HAS_BIAS:
                 # Each row of dy is the middle one of one program alone, each column of one unit.
-                k_u = tl.zeros((BU,), tl.int32) + k
-                middle = ((k_u >= 1) & (k_u <= rows)).to(tl.float32)
-                bias = tl.fma(gb, (middle * ok_0.to(tl.float32))[:, None], bias)
-                bias = tl.fma(gc, (middle * ok_1.to(tl.float32))[:, None], bias)
-                bias = tl.fma(gd, (middle * ok_2.to(tl.float32))[:, None], bias)
-                bias = tl.fma(ge, (middle * ok_3.to(tl.float32))[:, None], bias)
-            # An addition each, since Triton gives up prefetching in a loop that hands a value on over two rounds.
-            x00 = x10 + 0.0
-            x01 = x11 + 0.0
-            x02 = x12 + 0.0
-            x03 = x13 + 0.0
-            x10 = x20
-            x11 = x21
-            x12 = x22
-            x13 = x23
-            done = (tl.zeros((BU,), tl.int32) + k) >= 2
-            out = DX + own + (first + (k - 2) * DH) * W * C
-            store_four(out, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, done, column)
-        if not RUN_ON:
-            done = (tl.zeros((BU,), tl.int32) + last) > 0
-            out = DX + here + (first + (rows - 1) * DH) * W * C
-            store_four(out, DW * C, p0, p1, p2, p3, own_0, own_1, own_2, own_3, done, column)
+                bias = tl.fma(bb, ok_0.to(tl.float32)[:, None], bias)
+                bias = tl.fma(bc, ok_1.to(tl.float32)[:, None], bias)
+                bias = tl.fma(bd, ok_2.to(tl.float32)[:, None], bias)
+                bias = tl.fma(be, ok_3.to(tl.float32)[:, None], bias)
+            store_four(DX + own + h * W * C, DW * C, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, column)
+            fa, fb, fc, fd, fe, ff = _bits(ba, bb, bc, bd, be, bf)
+            ba = ga
+            bb = gb
+            bc = gc
+            bd = gd
+            be = ge
+            bf = gf
 
-    line = (chunk * STRIPS + strip).to(tl.int64) * C + c
-    part = PART_WEIGHT + line * 9
-    store_nine(part, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
+    line = chunk * STRIPS + strip
+    c, c_ok = _again(C, line, EVEN_C, BC)
+    line = line.to(tl.int64) * C + c
+    store_nine(PART_WEIGHT + line * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
     if HAS_BIAS:
         tl.store(PART_BIAS + line, tl.sum(bias, 0), mask=c_ok)
 

@@ -240,7 +240,7 @@ def maps_backward(
                 d10, d11, d12 = _products(x0, x1, x2, x3, e0, e1, e2, e3, d10, d11, d12)
                 y0, y1, y2, y3 = _middle(c0, c1, c2, c3, w22, w21, w20)
                 y0, y1, y2, y3 = _beside(e0, e1, e2, e3, w12, w11, w10, y0, y1, y2, y3)
-            store_four(DX + at + row * line, step, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, ok, column)
+            store_four(DX + at + row * line, step, y0, y1, y2, y3, ok & ok_0, ok & ok_1, ok & ok_2, ok & ok_3, column)
     line = chunk.to(tl.int64) * C + c
     store_nine(PART_WEIGHT + line * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
     if HAS_BIAS:

@@ -27,10 +27,10 @@ WIDE_UNBOUND = WIDE_FORWARD._replace(registers=0)
 # Of strips of few rows, which a far dilation leaves, most of the time is the way from tile to tile.
 FAR_FORWARD = ROWS_FORWARD._replace(run_on=True, start=2)
 FEW_ROWS = 4
-ROWS_BACKWARD = Tiling(block=4, rows=64, warps=2, stages=4, start=4)
-FAR_BACKWARD = Tiling(block=2, rows=64, warps=1, start=4)
-# The sums for the bias take registers too.
-ROWS_BACKWARD_BIAS = Tiling(block=4, rows=64, warps=2, start=4)
+# Left alone, the compiler takes more registers than it needs: these let 11 warps into a multiprocessor.
+ROWS_BACKWARD = Tiling(block=2, rows=64, warps=1, stages=4, start=4, registers=184)
+FAR_BACKWARD = ROWS_BACKWARD._replace(stages=3)
+ROWS_BACKWARD_BIAS = FAR_BACKWARD
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)

@@ -57,7 +57,8 @@ class Plan(NamedTuple):
 
 def at_once(tiling: Tiling, itemsize: int) -> int:
     """Return the programs of a rolling kernel that an H200 holds at a time, by the registers that they take."""
-    return MULTIPROCESSORS * (12 if itemsize == 4 or tiling.registers else 8) // tiling.warps
+    warps = 2048 // tiling.registers if tiling.registers else 8 if itemsize == 2 else 12
+    return MULTIPROCESSORS * (warps // tiling.warps)
 
 
 def busy(tiling: Tiling) -> int:
@@ -105,6 +106,9 @@ def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     while width > 16 and blocks(channels, width) * width > 1.125 * channels:
         width //= 2
     block = tiling.block * tiling.channels // width
+    if channels % 2 and itemsize == 2:
+        # Two bytes cannot be copied to shared memory by themselves: rows on their way are in registers, beyond a bound.
+        tiling = tiling._replace(registers=0)
     return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
 
 

@@ -77,7 +77,8 @@ def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
     wide(build.assembly, stores=4, bits=".64")
     if (dtype, arch) == ("bfloat16", 90):
         assert build.rounds == 64
-        assert build.an_element() <= 42
+        assert build.an_element() <= 37
+        assert build.assembly.warps_at_work() >= 11
 
 
 @pytest.mark.parametrize("statistics", [False, True])
@@ -163,12 +164,12 @@ def test_small_maps(dtype: str, arch: int, sums: bool, backward: bool) -> None:
 
 def test_loops_hand_on_all_that_they_should() -> None:
     """What a GPU showed: Triton drops what a loop hands on from one name to another of the same origin."""
-    # Sums of two rows for four columns; then the nine of the weight's gradient, and x of two rows.
+    # Sums of two rows for four columns; then the nine of the weight's gradient, and six columns of dy of two rows.
     assert builds.rows("bfloat16", 90).assembly.carried == (0, 8)
     assert builds.rows("bfloat16", 90, statistics=True).assembly.carried == (2, 10)
     assert builds.rows("bfloat16", 90, tiling=_launch.WIDE_FORWARD).assembly.carried == (0, 16)
-    assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 25)
-    assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 26)
+    assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 21)
+    assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 22)
     # Of 5 x 5, sums of four rows for four columns; then 25 sums, and dy of four rows.
     assert builds.five("bfloat16", 90).assembly.carried == (0, 16)
     assert builds.five("bfloat16", 90, statistics=True).assembly.carried == (2, 18)

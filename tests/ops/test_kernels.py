@@ -148,6 +148,12 @@ CASES = {
     "strips without padding": Case(
         (2, 16, 15, 9), padding=(0, 0), dilation=(2, 2), tiling={"block": 4, "rows": 2, "tiles": 2}, dtype="bfloat16"
     ),
+    "strips of one row": Case(
+        (2, 16, 7, 9), padding=(1, 0), tiling={"block": 2, "rows": 1, "tiles": 3, "stages": 4}, dtype="bfloat16"
+    ),
+    "strips of one row run on": Case(
+        (2, 16, 7, 9), padding=(0, 1), tiling={"block": 2, "rows": 1, "tiles": 3, "run_on": True}, dtype="float16"
+    ),
     "strips below the image": Case(
         (2, 8, 9, 6), padding=(5, 1), dilation=(8, 1), tiling={"block": 4, "rows": 1, "tiles": 2}
     ),

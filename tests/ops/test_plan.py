@@ -63,13 +63,14 @@ def test_no_cut_into_one_tile_a_program_is_done_sooner(n, c, size, tiling):
 
 def test_what_was_measured():
     """On an H200, bfloat16: one wave of programs backward, a whole number of waves forward."""
-    plan = _launch.plan_rows(512, 64, 32, 32, (1, 1), _launch.ROWS_BACKWARD, 528)
+    backward = Tiling(block=4, rows=64, warps=2, stages=4, start=4)
+    plan = _launch.plan_rows(512, 64, 32, 32, (1, 1), backward, 528)
     assert (plan.rows, plan.tiles, plan.programs) == (32, 2, 512)
-    plan = _launch.plan_rows(128, 32, 112, 112, (4, 4), _launch.fit(_launch.ROWS_BACKWARD, 32, 2), 528)
+    plan = _launch.plan_rows(128, 32, 112, 112, (4, 4), _launch.fit(backward, 32, 2), 528)
     assert (plan.rows, plan.tiles, plan.programs) == (14, 7, 512)
     plan = _launch.plan_rows(512, 64, 32, 32, (8, 8), _launch.FAR_FORWARD, 1056)
     assert (plan.rows, plan.tiles, plan.programs) == (4, 8, 1024)
-    assert _launch.at_once(_launch.ROWS_BACKWARD, 2) == 528
+    assert _launch.at_once(backward, 2) == 528
     assert _launch.at_once(_launch.ROWS_FORWARD, 4) == 1584
     assert _launch.at_once(_launch.WIDE_FORWARD, 2) == 1584
     assert _launch.busy(_launch.WIDE_FORWARD) == 1056
@@ -101,6 +102,15 @@ def test_eight_columns_where_they_are_there(height, width, dilation, itemsize, e
     of = height, width, (dilation, dilation), itemsize
     assert _launch.rolling_forward(*of, True) == expected
     assert _launch.rolling_forward(*of, False) == (_launch.WIDE_UNBOUND if expected.columns == 8 else expected)
+
+
+def test_a_bound_on_registers_says_how_many_programs_run_at_a_time():
+    assert _launch.at_once(Tiling(warps=1, registers=184), 2) == 132 * 11
+    assert _launch.at_once(Tiling(warps=2, registers=184), 2) == 132 * 5
+    assert _launch.at_once(Tiling(warps=1, registers=168), 4) == 132 * 12
+    # Of an odd number of channels of 16 bits there is no bound.
+    bounded = Tiling(warps=1, registers=184)
+    assert [_launch.fit(bounded, *of).registers for of in ((63, 2), (63, 4), (64, 2))] == [0, 184, 184]
 
 
 def test_a_cut_that_was_asked_for_is_kept():
