@@ -107,14 +107,17 @@ def stride_2(
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of stride 2: an element is one of the smaller map."""
-    chosen = tiling or (_launch_stride.BACKWARD if backward else _launch_stride.FORWARD)
+    forward = _launch_stride.STATISTICS if statistics else _launch_stride.FORWARD
+    chosen = tiling or (_launch_stride.BACKWARD if backward else forward)
     chosen = _launch.fit(chosen, channels, 2 if backward else WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_SHIFT": True, "STATISTICS": statistics}
     constants |= {"STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_stride.rows_backward_stride_2 if backward else _kernels_stride.rows_forward_stride_2
-    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
+    build = _rolling(
+        _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers), chosen, chosen.channels
+    )
     return build._replace(rounds=chosen.rows + 1)
 
 

@@ -99,6 +99,7 @@ def test_rolling_forward_of_stride_two(dtype: str, arch: int, statistics: bool) 
     build = builds.stride_2(dtype, arch, statistics=statistics)
     assert build.assembly.spills() == 0
     wide(build.assembly, stores=2)
+    assert build.assembly.warps_at_work() >= (8 if statistics else 12)
     assert build.rounds == 65
     # Of the output, for each of which 10 bytes are moved: at full copy speed there is time for 70.
     assert build.an_element() <= (35 if statistics else 30)
