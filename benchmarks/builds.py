@@ -59,7 +59,9 @@ def rows(
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of a depthwise convolution; forward with a bias, or with statistics."""
-    own = (_launch.ROWS_BACKWARD_BIAS if bias else _launch.ROWS_BACKWARD) if backward else _launch.ROWS_FORWARD
+    own = _launch.ROWS_FORWARD
+    if backward:
+        own = _launch.PART_BACKWARD if part else _launch.FAR_BACKWARD if bias else _launch.ROWS_BACKWARD
     chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import ROLLING, SIZES, load_nine, quad, share, three, within
+from convblocks.ops._kernels import PITCHES, ROLLING, SIZES, load_nine, quad, share, three, within
 
 
 @triton.jit
@@ -115,7 +115,7 @@ def four(x_0, x_1, x_2, x_3, g_0, g_1, g_2, g_3, sums):
     return tl.fma(x_3, g_3, tl.fma(x_2, g_2, tl.fma(x_1, g_1, tl.fma(x_0, g_0, sums))))
 
 
-@triton.jit(do_not_specialize=ROLLING)
+@triton.jit(do_not_specialize=[*ROLLING, *PITCHES])
 def rows_backward(
     X,
     WEIGHT,
@@ -133,11 +133,15 @@ def rows_backward(
     DW,
     PH,
     PW,
+    XN,
+    XH,
+    XW,
     ROWS,
     STRIPS,
     QUADS,
     TILES,
     UNIT: tl.constexpr,
+    PART_OF: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
@@ -151,9 +155,14 @@ def rows_backward(
     x[h, w] instead of the weight, summed over all h and w, are the gradient of the weight. It rolls down rows of dx.
 
     A row of dx is made of three of dy, at whose first and second the two before it have been: a thread holds these, and
-    no sums of rows that are not done yet, nor x of rows above, which would take a third more registers.
+    no sums of rows that are not done yet, nor x of rows above, which would take a third more registers. X and DX may
+    both be PART_OF a larger tensor, as in `rows_forward`.
     """
     C = UNITS * UNIT
+    if PART_OF:
+        image, line, pixel = XN.to(tl.int64) * UNIT, XH * UNIT, XW * UNIT
+    else:
+        image, line, pixel = H * W * C, W * C, C
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH
     rows = tl.minimum(ROWS, tl.cdiv(H - first, DH))
@@ -216,8 +225,8 @@ def rows_backward(
             ok_1 = u_ok & (w + DW < W)
             ok_2 = u_ok & (w + 2 * DW < W)
             ok_3 = u_ok & (w + 3 * DW < W)
-            own = (n * (H * W * C))[:, None] + ((w * C)[:, None] + c[None, :])
-            r0, r1, r2, r3 = _row_of_four(X + own + h * W * C, DW * C, ok_0, ok_1, ok_2, ok_3, column)
+            own = (n * image)[:, None] + ((w * pixel)[:, None] + c[None, :])
+            r0, r1, r2, r3 = _row_of_four(X + own + h * line, DW * pixel, ok_0, ok_1, ok_2, ok_3, column)
             aa, ab, ac, ad, ae, af = _floats(fa, fb, fc, fd, fe, ff)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
@@ -256,7 +265,7 @@ def rows_backward(
                 bias = tl.fma(bc, ok_1.to(tl.float32)[:, None], bias)
                 bias = tl.fma(bd, ok_2.to(tl.float32)[:, None], bias)
                 bias = tl.fma(be, ok_3.to(tl.float32)[:, None], bias)
-            store_four(DX + own + h * W * C, DW * C, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, column)
+            store_four(DX + own + h * line, DW * pixel, y0, y1, y2, y3, ok_0, ok_1, ok_2, ok_3, column)
             fa, fb, fc, fd, fe, ff = _bits(ba, bb, bc, bd, be, bf)
             ba = ga
             bb = gb
@@ -265,12 +274,12 @@ def rows_backward(
             be = ge
             bf = gf
 
-    line = chunk * STRIPS + strip
-    c, c_ok = _again(C, line, EVEN_C, BC)
-    line = line.to(tl.int64) * C + c
-    store_nine(PART_WEIGHT + line * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
+    sums = chunk * STRIPS + strip
+    c, c_ok = _again(C, sums, EVEN_C, BC)
+    sums = sums.to(tl.int64) * C + c
+    store_nine(PART_WEIGHT + sums * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)
     if HAS_BIAS:
-        tl.store(PART_BIAS + line, tl.sum(bias, 0), mask=c_ok)
+        tl.store(PART_BIAS + sums, tl.sum(bias, 0), mask=c_ok)
 
 
 @triton.jit(do_not_specialize=[*SIZES, "TILES"])

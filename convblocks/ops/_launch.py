@@ -30,7 +30,7 @@ FEW_ROWS = 4
 # Left alone, the compiler takes more registers than it needs: these let 11 warps into a multiprocessor.
 ROWS_BACKWARD = Tiling(block=2, rows=64, warps=1, stages=4, start=4, registers=184)
 FAR_BACKWARD = ROWS_BACKWARD._replace(stages=3)
-ROWS_BACKWARD_BIAS = FAR_BACKWARD
+PART_BACKWARD = FAR_BACKWARD._replace(registers=0)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -183,52 +183,41 @@ def backward(
     Where each has a kernel of its own, `tiling` is of the weight's.
     """
     kernel = weight.shape[2], weight.shape[3]
+    x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+    weight = weight.contiguous()
     thin = thinned((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
     if thin is not None:
         (rows, columns), inner, rate = thin
-        few = x[:, :, rows, columns]
+        whole = torch.zeros_like(x, memory_format=torch.channels_last)
+        few, out = (t[:, :, rows, columns] for t in (x, whole))
+        if rolls(kernel, (1, 1), inner, rate):
+            with torch.cuda.device_of(x):
+                return whole, *_rolling_backward(dy, few, weight, out, inner, rate, has_bias, tiling)
         part, d_weight, d_bias = backward(dy, few, weight, (1, 1), inner, rate, has_bias, tiling=tiling)
-        d_x = torch.zeros_like(x, memory_format=torch.channels_last)
-        d_x[:, :, rows, columns] = part
-        return d_x, d_weight, d_bias
-    x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
-    weight = weight.contiguous()
+        out.copy_(part)
+        return whole, d_weight, d_bias
     n, c, h, w = x.shape
     ho, wo = dy.shape[2:]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    if _launch_stride.rolls(kernel, stride, dilation):
-        with torch.cuda.device_of(x):
-            part = _launch_stride.backward(dy, x, weight, out, padding, tiling)
-            d_bias = dy.sum((0, 2, 3)) if has_bias else None
-            return out, _launch_sums.total(part, weight.dtype, weight.shape), d_bias
-    small = _launch_maps.fits((h, w), kernel, stride, padding, dilation)
-    if small and (tiling is None or tiling.columns == 1):
-        with torch.cuda.device_of(x):
-            part, part_bias = _launch_maps.backward(dy, x, weight, out, dilation, has_bias, tiling)
-            d_bias = None if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
-            return out, _launch_sums.total(part, weight.dtype, weight.shape), d_bias
-    rolling = rolls(kernel, stride, padding, dilation)
-    near = FAR_BACKWARD if blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
-    five = _launch_five.rolls(kernel, stride)
-    own = (ROWS_BACKWARD_BIAS if has_bias else near) if rolling else _launch_five.WEIGHT if five else GATHER_BACKWARD
-    tiling = fit(tiling or own, c, 2 if five else x.element_size())
-    sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
     bias: Tensor | None = None
+    part_bias: Tensor | None = None
+    small = _launch_maps.fits((h, w), kernel, stride, padding, dilation) and (tiling is None or tiling.columns == 1)
     with torch.cuda.device_of(x):
-        if rolling:
-            plan = plan_rows(n, c, h, w, dilation, tiling, at_once(tiling, x.element_size()))
-            part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
-            part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
-            gradients.rows_backward.start(
-                plan.programs,
-                (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
-                _rows(c, tiling, HAS_BIAS=has_bias),
-            )
-        elif five:
+        if small:
+            part, part_bias = _launch_maps.backward(dy, x, weight, out, dilation, has_bias, tiling)
+        elif rolls(kernel, stride, padding, dilation):
+            return out, *_rolling_backward(dy, x, weight, out, padding, dilation, has_bias, tiling)
+        elif _launch_stride.rolls(kernel, stride, dilation):
+            part = _launch_stride.backward(dy, x, weight, out, padding, tiling)
+        elif _launch_five.rolls(kernel, stride):
+            tiling = fit(tiling or _launch_five.WEIGHT, c, 2)
+            sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
             _launch_five.backward_input(dy, weight, out, sizes)
             plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, 2))
             part, part_bias = _launch_five.backward_weight(x, dy, sizes, plan, tiling, has_bias)
         else:
+            tiling = fit(tiling or GATHER_BACKWARD, c, x.element_size())
+            sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
             chunks = blocks(n * h * w, tiling.block)
             tiles = tiling.tiles or max(1, chunks * blocks(c, tiling.channels) // PROGRAMS)
             chunks = blocks(chunks, tiles)
@@ -238,10 +227,38 @@ def backward(
                 (x, weight, dy, out, part, *sizes, tiles),
                 _gather(c, tiling, kernel, stride),
             )
-            part_bias = None
         if has_bias:
             bias = dy.sum((0, 2, 3)) if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
         return out, _launch_sums.total(part, weight.dtype, weight.shape), bias
+
+
+def _rolling_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    padding: Pair,
+    dilation: Pair,
+    has_bias: bool,
+    tiling: Tiling | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Write the gradient of x to `out`, which lies as x does; return those of the weight and of the bias."""
+    n, c, h, w = x.shape
+    where, pitches = as_it_lies(x)
+    assert where is x, "a part of a channels-last image of less than 2^31 elements can be read where it lies"
+    own = FAR_BACKWARD if has_bias or blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
+    tiling = fit(tiling or (own if pitches is None else PART_BACKWARD), c, x.element_size())
+    plan = plan_rows(n, c, h, w, dilation, tiling, at_once(tiling, x.element_size()))
+    part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
+    part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)
+    sizes = (n, h, w, c // math.gcd(c, 16), *dy.shape[2:], *dilation, *padding, *(pitches or (0, 0, 0)))
+    gradients.rows_backward.start(
+        plan.programs,
+        (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
+        _rows(c, tiling, HAS_BIAS=has_bias, PART_OF=pitches is not None),
+    )
+    d_bias = _launch_sums.total(part_bias, dy.dtype, (c,)) if has_bias else None
+    return _launch_sums.total(part, weight.dtype, weight.shape), d_bias
 
 
 @functools.lru_cache(4096)

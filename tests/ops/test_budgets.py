@@ -81,6 +81,15 @@ def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
         assert build.assembly.warps_at_work() >= 11
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_backward_of_a_part(dtype: str, arch: int, bias: bool) -> None:
+    build = builds.rows(dtype, arch, backward=True, bias=bias, part=True)
+    assert build.assembly.spills() == 0
+    wide(build.assembly, stores=4, bits=".64")
+    assert build.assembly.warps_at_work() >= 8
+
+
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
 def test_rolling_five(dtype: str, arch: int, statistics: bool) -> None:
