@@ -17,6 +17,7 @@ import torch
 from benchmarks import emulate
 from benchmarks.ptx_numbers import Fault
 from convblocks.ops import _start
+from tests.ops.separable_worker import Block, Training, block_errors, training_errors
 from tests.ops.test_kernels import CASES, check
 from tests.ops.worker import errors
 
@@ -65,6 +66,17 @@ def test_a_row_that_is_not_there_is_noticed(monkeypatch) -> None:
     monkeypatch.setattr(_start._Kernel, "start", start)
     with pytest.raises(Fault, match="outside, or not aligned, in rows_forward"):
         errors(CASES["one channel"])
+
+
+def test_a_compiled_training_step_agrees_with_float64(compiled) -> None:
+    for name, (ours, theirs) in training_errors(Training((2, 16, 7, 6), 24, dtype="bfloat16")).items():
+        assert ours <= max(1.5 * theirs, 8e-3), f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
+
+
+def test_a_compiled_block_agrees_with_float64(compiled) -> None:
+    cut = {"block": 8, "rows": 3, "tiles": 2}
+    ours, theirs = block_errors(Block((2, 20, 9, 6), 16, dtype="bfloat16", tiling=cut))
+    assert ours <= 1.5 * theirs
 
 
 @triton.jit

@@ -143,6 +143,21 @@ def test_a_matrix_stored_turned() -> None:
     assert (found.reshape(2, 32)[:, :8] == even).all()
 
 
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_a_product_of_matrices(kind: str) -> None:
+    one, two = ("0x3F80", "0x4000") if kind == "bf16" else ("0x3C00", "0x4000")
+    # Ones on the diagonal; the other matrix has 2 in its even rows, and 1 in those from the eighth on.
+    threads = """and.b32 %r2, %r1, 31; shr.u32 %r3, %r2, 2; and.b32 %r4, %r2, 3; shl.b32 %r4, %r4, 1;
+    setp.eq.s32 %p1, %r3, %r4; selp.b32 %r5, {one}, 0, %p1; add.s32 %r6, %r4, 1; setp.eq.s32 %p1, %r3, %r6;
+    selp.b32 %r6, {high}, 0, %p1; or.b32 %r5, %r5, %r6; mov.b32 %r6, 0;""".format(one=one, high=f"{one}0000")
+    multiply = f"""mov.b32 %r7, {two}; mov.b32 %r8, {one}; mov.b32 %r4, {ONE};
+    mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {{%r0, %r9, %r10, %r11}}, {{%r5, %r6, %r6, %r5}},
+    {{%r7, %r8}}, {{%r4, %r4, %r4, %r4}};"""
+    even = LANE // 4 % 2 == 0
+    assert (results(threads + multiply) == np.where(even, bits(3.0), bits(1.0))).all()
+    assert (results(f"{threads} {multiply} mov.b32 %r0, %r11;") == np.where(even, bits(2.0), bits(1.0))).all()
+
+
 def test_a_copy_is_there_when_it_was_waited_for() -> None:
     copy = "cp.async.ca.shared.global [%r3 + 0], [%rd2 + 0], 0x4, {size}; cp.async.commit_group;"
     wait = "cp.async.wait_group 0;"
@@ -164,7 +179,7 @@ def test_programs_that_do_not_agree_go_their_own_ways() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r0}, {%r1}, {%r1}, {%r1};", "not known here: mma"),
+        ("wgmma.fence.sync.aligned;", "not known here: wgmma"),
         ("add.rz.f32 %r0, %r1, %r1;", "not known here"),
         ("mov.b32 %r0, %r5;", "%r5 has no value"),
         ("setp.lt.s32 %p1, %r1, 7;\n@%p1 bra $L;\n$L:\nmov.b32 %r0, 0;", "do not agree"),
