@@ -9,12 +9,13 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
@@ -90,20 +91,27 @@ class Assembly:
         return len(self.instructions) - len(outer) + tiles * (len(outer) - len(inner) + rounds * len(inner))
 
 
+def build(
+    kernel, kinds: dict[str, str], aligned: Collection[str], constants: dict[str, object], arch: int, options
+) -> CompiledKernel:
+    """Compile a kernel for arguments of these types, those named in `aligned` divisible by 16."""
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: "constexpr" if name in constants else kinds[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
 def compile_kernel(
     kernel, pointers: dict[str, str], constants: dict[str, object], arch: int, warps: int, registers: int = 0
 ) -> Assembly:
-    names = kernel.arg_names
-    kinds = {n: f"*{pointers[n]}" if n in pointers else "constexpr" if n in constants else "i32" for n in names}
-    source = ASTSource(
-        fn=kernel,
-        signature=kinds,
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in pointers},
-    )
+    kinds = {name: f"*{pointers[name]}" if name in pointers else "i32" for name in kernel.arg_names}
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
     options = {"num_warps": warps, "enable_fp_fusion": False} | ({"maxnreg": registers} if registers else {})
-    built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    built = build(kernel, kinds, pointers, constants, arch, options)
     heads = [line for line in built.asm["ttir"].splitlines() if "scf.for" in line]
     carried = tuple(len(re.findall(r"%\w+ = %", line.partition("iter_args")[2])) for line in heads)
     return _read(built.asm["cubin"], built.metadata.shared, warps, arch, carried)
