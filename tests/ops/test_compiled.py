@@ -30,6 +30,7 @@ CHOSEN = [
     "stride 2",
     "stride 2, strips and tiles, partly padded",
     "strides",
+    "stride and dilation of 2",
     "large kernel",
     "strips and tiles run on",
     "tiles run on, partly padded",
