@@ -27,6 +27,8 @@ IntPair: TypeAlias = "int | tuple[int, int]"
 
 DECISIONS = Path(__file__).with_name("decisions.json")
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+# The compiler before it refuses a comparison in the rolling kernels.
+OLDEST_TRITON = (3, 3)
 _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
 _POSITIONS = _OFFSETS - 2**24
@@ -172,6 +174,9 @@ def _unfit_device(device: torch.device) -> str:
         return "the kernels were never tried on a GPU of this make"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    version = str(importlib.import_module("triton").__version__)
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"the kernels need Triton 3.3, which comes with torch 2.7, and this is {version}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the GPU is older than compute capability 8.0"
     return ""

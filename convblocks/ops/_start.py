@@ -10,11 +10,8 @@ import functools
 from types import ModuleType
 from typing import Any
 
-import triton
 from triton.compiler import CompiledKernel
 
-# Before 3.3 a compiled kernel was not handed the constants that are compiled into it.
-_WITH_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 _WIDE = 2**31
 
 
@@ -69,7 +66,7 @@ class _Kernel:
             # Neither Triton's interpreter nor its compilation in the background gives what can be started again.
             if type(made) is CompiledKernel:
                 names = [name for name in self._kernel.arg_names if name in options]
-                self._known[key] = made, tuple(options[name] for name in names) if _WITH_CONSTANTS else ()
+                self._known[key] = made, tuple(options[name] for name in names)
             return
         compiled, constants = found
         compiled[(programs, 1, 1)](*given, *constants)

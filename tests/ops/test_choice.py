@@ -1,7 +1,10 @@
 """Which path is taken, and the words for it. CUDA tensors are fake here: a choice looks at no data."""
 
+import importlib.util
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,3 +163,26 @@ def test_a_depthwise_block_prints_saves_and_traces_as_one_of_plain_convolutions(
     x = torch.randn(2, 8, 6, 6)
     assert torch.equal(plain(x), block.conv_dw(x))
     torch.testing.assert_close(torch.fx.symbolic_trace(block.eval())(x), block(x))
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "expected"),
+    [
+        ("3.2.0", (9, 0), "the kernels need Triton 3.3, which comes with torch 2.7, and this is 3.2.0"),
+        ("3.3.1", (9, 0), ""),
+        ("3.10.0+git1234", (8, 0), ""),
+        ("3.6.0", (7, 5), "the GPU is older than compute capability 8.0"),
+    ],
+)
+def test_what_a_gpu_must_have(monkeypatch, version, capability, expected):
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=version, __spec__=object()))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _choice._unfit_device.__wrapped__(torch.device("cuda")) == expected
+
+
+def test_a_gpu_without_triton(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert _choice._unfit_device.__wrapped__(torch.device("cuda")) == "triton is not installed"

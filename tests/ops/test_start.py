@@ -37,7 +37,6 @@ class Fake:
 
 def started(monkeypatch, made=Compiled):
     monkeypatch.setattr(_start, "CompiledKernel", Compiled)
-    monkeypatch.setattr(_start, "_WITH_CONSTANTS", True)
     fake = Fake(made)
     return _start.Kernels(types.SimpleNamespace(kernel=fake)).kernel, fake.seen
 
