@@ -27,7 +27,7 @@ IntPair: TypeAlias = "int | tuple[int, int]"
 
 DECISIONS = Path(__file__).with_name("decisions.json")
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-# The compiler before it refuses a comparison in the rolling kernels.
+# The oldest of which tests see what its compiler makes of the kernels.
 OLDEST_TRITON = (3, 3)
 _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.

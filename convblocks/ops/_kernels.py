@@ -239,7 +239,7 @@ def rows_forward(
     # Strips at the bottom have fewer rows.
     rows = tl.minimum(ROWS, tl.cdiv(HO - first, DH))
     start = 0
-    if X.dtype.element_ty.primitive_bitwidth == 16:
+    if X.dtype.element_ty != tl.float32:
         # A first row above the image adds nothing; from tile to tile neither may the last row of the one before.
         # Float32 waits for memory longer than for this, and has no registers to spare.
         above = first < PH
