@@ -13,21 +13,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import load_nine, row_of_four, row_out, within
+from convblocks.ops._kernels import load_nine, row_of_four, row_out, share, within
 from convblocks.ops._kernels_gradients import four, store_four, store_nine
 from convblocks.ops._kernels_sums import load_around
 
 MAPS = ["N", "H", "W", "UNITS", "DH", "DW", "TILES"]
-
-
-@triton.jit
-def _program(C, EVEN_C: tl.constexpr, BC: tl.constexpr):
-    """What this program works on: channels, which of them there are, its tiles."""
-    blocks = tl.cdiv(C, BC)
-    pid = tl.program_id(0)
-    c = (pid % blocks) * BC + tl.arange(0, BC)
-    c_ok = (c < C) if not EVEN_C else (c >= 0)
-    return c, c_ok, pid // blocks
 
 
 @triton.jit
@@ -105,7 +95,7 @@ def maps_forward(
 ):
     """STATISTICS asks for the sums of y - AROUND and of its square, for a norm."""
     C = UNITS * UNIT
-    c, c_ok, chunk = _program(C, EVEN_C, BC)
+    c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
@@ -189,7 +179,7 @@ def maps_backward(
 ):
     """The gradients of `maps_forward`: that of x is the same of dy, by the kernel turned by half a circle."""
     C = UNITS * UNIT
-    c, c_ok, chunk = _program(C, EVEN_C, BC)
+    c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
