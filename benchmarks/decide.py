@@ -18,6 +18,8 @@ WHERE = ((3, 1, 1), (3, 1, 2), (3, 2, 1), (3, 2, 2), (5, 1, 1), (5, 2, 1), (7, 1
 CHANNELS = ((64, 64), (64, 128), (128, 128), (32, 64), (32, 32), (16, 32), (16, 16), (64, 256))
 # Maps of so few rows that the rolling kernels do not roll.
 SHORT = ((4, 1), (8, 2))
+# What fewer blocks are made of, and how many channels those have.
+RARE, RARE_CHANNELS = ((5, 1, 1), (3, 2, 2)), CHANNELS[:5]
 KINDS = [
     kind
     # What networks are trained and used in comes first: the time may end.
@@ -25,12 +27,14 @@ KINDS = [
     for kind in (
         *(Case((1, 64, 32, 32), *where, dtype) for where in WHERE[:3]),
         *(Case((1, c, 32, 32), *where, dtype, o) for c, o in CHANNELS for where in WHERE[:3]),
+        *(Case((1, c, 32, 32), *where, dtype, o) for c, o in RARE_CHANNELS for where in RARE),
+        *(Case((1, c, size, size), 3, 1, dilation, dtype, c) for c in (64, 128) for size, dilation in SHORT),
         *(Case((1, 64, 32, 32), *where, dtype) for where in WHERE[3:]),
         *(Case((1, 64, size, size), 3, 1, dilation, dtype) for size, dilation in SHORT),
     )
 ]
 QUICK_KINDS = [Case((1, 64, 32, 32), dtype="float32"), Case((1, 64, 32, 32), 3, 2, 1, out=256)]
-SIZES = (16, 256)
+SIZES = (16, 64, 256)
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 

@@ -30,6 +30,7 @@ CASES = {
     "100 to 60, valid": Block((2, 100, 14, 17), 60, padding=(0, 0), dilation=(2, 3), acts=("hardswish", "silu")),
     "32 to 250, stride 2": Block((2, 32, 28, 28), 250, stride=(2, 2), acts=("gelu_tanh", "relu")),
     "20 to 24, stride and dilation": Block((2, 20, 23, 19), 24, stride=(2, 2), padding=(2, 2), dilation=(2, 2)),
+    "48 to 48, 5 x 5": Block((3, 48, 20, 21), 48, (5, 5), padding=(2, 2), acts=("relu", "")),
     "17 to 3, any kernel": Block((2, 17, 21, 20), 3, (4, 5), (2, 1), (3, 2), (1, 2), acts=("silu", "silu")),
     "16 to 32, contiguous": Block((4, 16, 17, 9), 32, acts=("relu", "hardswish"), layout="contiguous_format"),
     "48 to 40, one image": Block((1, 48, 7, 7), 40, acts=("relu6", "gelu_tanh")),
