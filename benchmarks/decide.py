@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -75,15 +75,15 @@ class Question(NamedTuple):
         return make(self.kind._replace(shape=(images, *self.kind.shape[1:])), device, LAYOUTS[self.layout])
 
 
-def questions(kinds: Iterable[Case], known: Collection[str] = ()) -> list[Question]:
-    """Return what there is to decide but for what is known: convolutions in both layouts, blocks in channels_last.
+def questions(kinds: Iterable[Case]) -> list[Question]:
+    """Return what there is to decide: convolutions in both layouts, blocks in channels_last.
 
     Of each dtype, what the blocks were made for comes first: the time may end.
     """
     every = [Question(*rest) for rest in itertools.product(kinds, LAYOUTS, (False, True))]
     dtypes = list(dict.fromkeys(q.kind.dtype for q in every))
     every.sort(key=lambda q: (dtypes.index(q.kind.dtype), q.layout == "contiguous"))
-    return [q for q in every if not (q.kind.out and q.layout == "contiguous") and q.name not in known]
+    return [q for q in every if not (q.kind.out and q.layout == "contiguous")]
 
 
 def warm(todo: Sequence[Question], device: str, seconds: float, processes: int | None = None) -> list[str]:

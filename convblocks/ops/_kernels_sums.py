@@ -17,13 +17,19 @@ COUNTS = ["ROWS", "COLUMNS", "COUNT"]
 
 
 @triton.jit
-def _column_sums(PART, ROWS, STRIDE, c, c_ok, DTYPE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
-    sums = tl.zeros((BR, BC), DTYPE)
+def _pair_sums(PART, ROWS, COLUMNS, c, c_ok, BR: tl.constexpr, BC: tl.constexpr):
+    """The sums of both halves of the rows, a column each. They are read at once: the way to memory takes the time."""
+    one = tl.zeros((BR, BC), tl.float64)
+    other = tl.zeros((BR, BC), tl.float64)
     for first in range(0, ROWS, BR):
         r = first + tl.arange(0, BR)
-        at = PART + r.to(tl.int64)[:, None] * STRIDE + c[None, :]
-        sums += tl.load(at, mask=(r < ROWS)[:, None] & c_ok[None, :], other=0.0).to(DTYPE)
-    return tl.sum(sums, 0)
+        at = PART + r.to(tl.int64)[:, None] * (2 * COLUMNS) + c[None, :]
+        ok = (r < ROWS)[:, None] & c_ok[None, :]
+        a = tl.load(at, mask=ok, other=0.0)
+        b = tl.load(at + COLUMNS, mask=ok, other=0.0)
+        one += a.to(tl.float64)
+        other += b.to(tl.float64)
+    return tl.sum(one, 0), tl.sum(other, 0)
 
 
 @triton.jit
@@ -37,8 +43,12 @@ def load_around(AROUND, c, c_ok):
 def add_rows(PART, OUT, ROWS, COLUMNS, BR: tl.constexpr, BC: tl.constexpr):
     """OUT = the sum of the rows of PART."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
-    sums = _column_sums(PART, ROWS, COLUMNS, c, c < COLUMNS, tl.float32, BR, BC)
-    tl.store(OUT + c, sums.to(OUT.dtype.element_ty), mask=c < COLUMNS)
+    sums = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, ROWS, BR):
+        r = first + tl.arange(0, BR)
+        at = PART + r.to(tl.int64)[:, None] * COLUMNS + c[None, :]
+        sums += tl.load(at, mask=(r < ROWS)[:, None] & (c < COLUMNS)[None, :], other=0.0)
+    tl.store(OUT + c, tl.sum(sums, 0).to(OUT.dtype.element_ty), mask=c < COLUMNS)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -47,8 +57,9 @@ def finish_statistics(PART, AROUND, STATS, ROWS, COLUMNS, COUNT, BR: tl.constexp
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < COLUMNS
     count = COUNT.to(tl.float64)
-    mean = _column_sums(PART, ROWS, 2 * COLUMNS, c, c_ok, tl.float64, BR, BC) / count
-    square = _column_sums(PART + COLUMNS, ROWS, 2 * COLUMNS, c, c_ok, tl.float64, BR, BC) / count
+    mean, square = _pair_sums(PART, ROWS, COLUMNS, c, c_ok, BR, BC)
+    mean = mean / count
+    square = square / count
     variance = square - mean * mean
     variance = tl.where(variance < 0.0, 0.0, variance)
     tl.store(STATS + c, (mean + load_around(AROUND, c, c_ok).to(tl.float64)).to(tl.float32), mask=c_ok)
@@ -77,8 +88,7 @@ def finish_gradients(
     """`factors` of `_norm`, from rows of sums of du and of du * (y - mean)."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < COLUMNS
-    plain = _column_sums(PART, ROWS, 2 * COLUMNS, c, c_ok, tl.float64, BR, BC)
-    moved = _column_sums(PART + COLUMNS, ROWS, 2 * COLUMNS, c, c_ok, tl.float64, BR, BC)
+    plain, moved = _pair_sums(PART, ROWS, COLUMNS, c, c_ok, BR, BC)
     mean = tl.load(STATS + c, mask=c_ok, other=0.0).to(tl.float64)
     variance = tl.load(STATS + COLUMNS + c, mask=c_ok, other=1.0).to(tl.float64)
     inverse = 1.0 / tl.sqrt(variance + EPS)

@@ -19,8 +19,8 @@ Sizes = tuple[int, int, int, int, int, int, int, int, int, int]
 
 # A thread of these has four channels of any dtype: the taps, or the sums, of eight do not fit into its registers.
 FORWARD = Tiling(block=2, rows=64, warps=1, stages=4, beyond=4)
-# Every program leaves 25 sums a channel to add up.
-WEIGHT = Tiling(block=4, rows=64, warps=2, stages=4, start=4, beyond=4)
+# Every program leaves 25 sums a channel to add up: the fewer channels, the more positions it adds up by itself.
+WEIGHT = Tiling(block=8, channels=32, rows=64, warps=2, stages=4, start=4, beyond=4)
 
 
 def rolls(kernel: Pair, stride: Pair) -> bool:

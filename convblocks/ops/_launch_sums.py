@@ -15,10 +15,10 @@ from convblocks.ops._start import Kernels, Options, options
 
 kernels = Kernels(_kernels_sums)
 
-# Rows and columns that a program reads at a time: few columns, so that there are many programs.
-_ROWS, _COLUMNS = 256, 16
-_ADD = options(BR=_ROWS, BC=_COLUMNS, num_warps=8)
-_FINISH = options(enable_fp_fusion=False, **_ADD)
+# Rows and columns that a program reads at a time: few columns, so that there are many programs, and of what a norm
+# waits for, all rows that there mostly are.
+_ADD = options(BR=256, BC=16, num_warps=8)
+_FINISH = options(BR=1024, BC=4, num_warps=8, enable_fp_fusion=False)
 
 
 class Gradients(NamedTuple):
@@ -33,7 +33,7 @@ def total(part: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Return the sum of the rows of (rows, ...), in another dtype and shape. The device is the current one."""
     rows, columns = part.shape[0], part.stride(0)
     out = torch.empty(shape, dtype=dtype, device=part.device)
-    kernels.add_rows.start(_programs(columns), (part, out, rows, columns), _ADD)
+    kernels.add_rows.start(_programs(columns, _ADD), (part, out, rows, columns), _ADD)
     return out
 
 
@@ -41,7 +41,7 @@ def statistics(part: Tensor, around: Tensor, count: int) -> Tensor:
     """Return mean, variance and variance over count - 1, (3, C), from rows of sums, (rows, 2, C)."""
     rows, _, c = part.shape
     stats = torch.empty((3, c), dtype=torch.float32, device=part.device)
-    kernels.finish_statistics.start(_programs(c), (part, around, stats, rows, c, count), _FINISH)
+    kernels.finish_statistics.start(_programs(c, _FINISH), (part, around, stats, rows, c, count), _FINISH)
     return stats
 
 
@@ -55,7 +55,7 @@ def gradients(part: Tensor, stats: Tensor, stage: Stage, batch: bool, count: int
     )
     weight = stats if stage.weight is None else stage.weight.contiguous()
     kernels.finish_gradients.start(
-        _programs(c),
+        _programs(c, _FINISH),
         (part, stats, weight, table, d_weight, d_shift, rows, c, count),
         _finish(stage.weight is not None, batch, stage.eps),
     )
@@ -67,5 +67,5 @@ def _finish(has_weight: bool, batch: bool, eps: float) -> Options:
     return options(HAS_WEIGHT=has_weight, BATCH=batch, EPS=eps, **_FINISH)
 
 
-def _programs(columns: int) -> int:
-    return -(-columns // _COLUMNS)
+def _programs(columns: int, cut: Options) -> int:
+    return -(-columns // cut["BC"])

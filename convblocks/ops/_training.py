@@ -101,7 +101,9 @@ def separable_training(
         >>> out.shape, one.shape, two.shape
         (torch.Size([2, 4, 5, 5]), torch.Size([3, 3]), torch.Size([3, 4]))
     """
-    x, depthwise, pointwise = (t.to(computed_in(t)) for t in (x, depthwise, pointwise))
+    # Under autocast the weights are float32 still, and so are then their gradients: the kernels take them as they are,
+    # where a cast and its gradient would be four launches a block.
+    x = x.to(computed_in(x))
     affine = first.weight, first.shift, second.weight, second.shift
     known = first.mean, first.variance, second.mean, second.variance
     rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation
@@ -141,6 +143,7 @@ def _compute(
         from convblocks.ops import _launch_training
 
         return _launch_training.forward(x, depthwise, pointwise, first, second, which, s, p, d)
+    depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y1 = channels_last(F.conv2d(x, depthwise, None, s, p, d, x.shape[1]))
     stats1 = _statistics(y1, first, which[0])
     y2 = channels_last(F.conv2d(_activated(y1, stats1, first), pointwise))
@@ -232,6 +235,8 @@ def _compute_gradients(
             dout, x, depthwise, pointwise, y1, y2, stats1, stats2, first, second, which, s, p, d
         )
     else:
+        of_weights = depthwise.dtype, pointwise.dtype
+        depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
         d_y2, d_weight2, d_shift2 = _norm_backward(dout, y2, stats2, second, which[1])
         z = _activated(y1, stats1, first)
         dz, d_pointwise, _ = torch.ops.aten.convolution_backward(
@@ -241,7 +246,8 @@ def _compute_gradients(
         dx, d_depthwise, _ = torch.ops.aten.convolution_backward(
             d_y1, x, depthwise, None, s, p, d, False, [0, 0], x.shape[1], [True, True, False]
         )
-        found = channels_last(dx), d_depthwise, d_pointwise, d_weight1, d_shift1, d_weight2, d_shift2
+        weights = d_depthwise.to(of_weights[0]), d_pointwise.to(of_weights[1])
+        found = channels_last(dx), *weights, d_weight1, d_shift1, d_weight2, d_shift2
     kinds = [(weight1, stats1), (shift1, stats1), (weight2, stats2), (shift2, stats2)]
     a, b, c, d_ = (
         g.to((stats if t is None else t).dtype).contiguous() for g, (t, stats) in zip(found[3:], kinds, strict=True)
@@ -356,6 +362,7 @@ def _composed(
 ) -> Tensor:
     s, p, d = pairs(stride, padding, dilation)
     act1, act2 = acts.split(",")
+    depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y = F.conv2d(x, depthwise, None, s, p, d, x.shape[1])
     known = (None, None) if batch[0] else (mean1, variance1)
     y = ACTIVATIONS[act1](F.batch_norm(y, *known, weight1, shift1, batch[0], 0.0, eps[0]))

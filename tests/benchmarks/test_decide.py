@@ -64,6 +64,15 @@ def test_the_table_is_what_the_timings_say(timed, tmp_path, times, least):
     assert all(one == {"auto": least, "graph": least} for one in found.values())
 
 
+def test_some_cases_alone(timed, tmp_path):
+    timed.update({1: 9.0, 2: 9.0})
+    assert run(tmp_path / "decisions.json", "--cases", TRAINED)[0] == 0
+    assert set(_choice.read_table(tmp_path / "decisions.json")["cpu"]) == {TRAINED}
+    # What is missing is measured later, and what is there stays.
+    assert run(tmp_path / "decisions.json", "--resume")[0] == 0
+    assert {CONV, BLOCK, TRAINED} <= set(_choice.read_table(tmp_path / "decisions.json")["cpu"])
+
+
 def test_the_clocks_of_the_backends_are_apart(timed, tmp_path, monkeypatch):
     """Our kernels take the host longer, and the GPU less time."""
     eager = decide.back_to_back

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convblocks.ops import Stage
+from convblocks.ops._norm import factors
 from tests.ops.worker import Pair, laid_out, relative
 
 
@@ -66,6 +67,8 @@ class Training:
     affine: bool = True
     offset: float = 0.0
     programs: int = 0
+    weights: str = ""
+    """As autocast leaves them; the same dtype as the input's otherwise."""
 
 
 def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -76,9 +79,10 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
         _launch_training.PROGRAMS = _launch_training.PROGRAMS_BACKWARD = case.programs
     torch.manual_seed(seed)
     dtype, (c, o) = getattr(torch, case.dtype), (case.shape[1], case.out)
+    weights = getattr(torch, case.weights or case.dtype)
     x = laid_out((torch.randn(case.shape) + case.offset).to(dtype), "channels_last")
-    depthwise = (torch.randn(c, 1, *case.kernel) / 3).to(dtype)
-    pointwise = (torch.randn(o, c, 1, 1) / c**0.5).to(dtype)
+    depthwise = (torch.randn(c, 1, *case.kernel) / 3).to(weights)
+    pointwise = (torch.randn(o, c, 1, 1) / c**0.5).to(weights)
     first, second = (stage(size, "norm affine" if case.affine else "norm", case.act, dtype) for size in (c, o))
     where = (case.stride, case.padding, case.dilation)
     out, y1, y2, *stats = _launch_training.forward(x, depthwise, pointwise, first, second, case.batch, *where)
@@ -86,6 +90,7 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
     given = (dout, x, depthwise, pointwise, y1, y2, *stats, first, second, case.batch, *where)
     gradients = _launch_training.backward(*given)
     again = _launch_training.backward(*given)
+    assert [t.dtype for t in gradients[:3]] == [dtype, weights, weights]
     assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
 
     def modules(wide: torch.dtype) -> list[Tensor]:
@@ -116,6 +121,31 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
             assert true is not None
             found[f"{name}{number}"] = relative(mine, true), 0.0
     return found
+
+
+def sums_of(rows: int, columns: int) -> dict[str, float]:
+    """Relative errors against float64 of what is made of rows of sums."""
+    from convblocks.ops import _launch_sums
+
+    torch.manual_seed(0)
+    part, around, count = torch.rand(rows, 2, columns), torch.randn(columns), 7 * rows
+    part[:, 1] += 1.0
+    plain, square = part.double().sum(0) / count
+    variance = square - plain * plain
+    stats = _launch_sums.statistics(part, around, count)
+    first = stage(columns, "norm affine", "", torch.float32)
+    found, exact = (
+        _launch_sums.gradients(part, stats, first, True, count),
+        factors(part.double().sum(0), stats, first, True, count),
+    )
+    total = _launch_sums.total(part, torch.float32, (2, columns))
+    return {
+        "total": relative(total, part.double().sum(0)),
+        "mean": relative(stats[0], plain + around),
+        "variance": relative(stats[1], variance),
+        "unbiased": relative(stats[2], variance * count / (count - 1)),
+        **{name: relative(one, true) for name, one, true in zip(found._fields, found, exact, strict=True)},
+    }
 
 
 def keeps_what_is_no_number(act: str) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.ops.separable_worker import Training, training_errors
+from tests.ops.separable_worker import Training, sums_of, training_errors
 from tests.ops.test_separable_kernels import processes as processes
 
 # float32 multiplies in TF32 here; a norm's own sums are those of what was rounded.
@@ -22,6 +22,9 @@ CASES = {
     "stride and dilation of 2": Training((2, 12, 10, 9), 20, (3, 3), (2, 2), (2, 2), (2, 2), dtype="float16"),
     "5 x 5": Training((2, 12, 9, 8), 20, (5, 5), (1, 1), (2, 2), dtype="bfloat16"),
     "5 x 5, dilated": Training((2, 24, 9, 10), 20, (5, 5), (1, 1), (4, 3), (2, 2), dtype="float16"),
+    "float32 weights": Training((2, 16, 7, 6), 24, dtype="bfloat16", weights="float32"),
+    "float32 weights, 5 x 5": Training((2, 16, 7, 6), 24, (5, 5), (1, 1), (2, 2), dtype="float16", weights="float32"),
+    "float32 weights, stride 2": Training((2, 16, 8, 9), 24, (3, 3), (2, 2), dtype="bfloat16", weights="float32"),
     "frozen, both": Training((2, 16, 7, 6), 8, batch=(False, False)),
     "frozen, the first": Training((2, 16, 7, 6), 8, batch=(False, True), dtype="float16"),
     "frozen, the second": Training((2, 16, 7, 6), 8, batch=(True, False), dtype="float16"),
@@ -43,3 +46,9 @@ def test_a_training_step_agrees_with_float64(processes, case):
         floor = BENT.get(case.act, 0.0) if name.startswith("d") else 0.0
         limit = max(1.5 * theirs, FLOOR[case.dtype], floor)
         assert ours <= limit, f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1023, 3), (1025, 8), (2500, 5)])
+def test_sums_of_any_number_of_rows(processes, rows, columns):
+    for name, error in processes.submit(sums_of, rows, columns).result().items():
+        assert error < 1e-5, name
