@@ -112,7 +112,7 @@ def write_decisions(given: argparse.Namespace, where: dict[str, Any], until: flo
     failed: dict[str, str] = old.get("failed", {})
     sizes, kinds = ((1, 2), QUICK_KINDS) if given.quick else (SIZES, KINDS)
     kinds = [kind for kind in kinds if given.dtype in (None, kind.dtype)]
-    every = [question for question in questions(kinds) if given.cases in question.name]
+    every = [question for question in questions(kinds) if any(words in question.name for words in given.cases)]
     todo = [question for question in every if question.name not in decisions.keys() - failed.keys()]
     # What has gone wrong once may have taken the whole process with it.
     todo.sort(key=lambda question: question.name in failed)
@@ -161,7 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tune", action="store_true", help="time other tilings of the rolling kernels (CUDA only)")
     parser.add_argument("--milliseconds", type=float, help="how long each call is timed (default: 50; to decide: 20)")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help="decide of this alone")
-    parser.add_argument("--cases", metavar="WORDS", default="", help="decide of those alone whose names contain this")
+    parser.add_argument(
+        "--cases",
+        metavar="WORDS",
+        nargs="+",
+        default=[""],
+        help="decide of those alone whose names contain one of these",
+    )
     parser.add_argument("--output", type=Path, help="where the JSON goes; for --decide, the table itself")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
     parser.add_argument("--resume", action="store_true", help="keep what the output file has, measure the rest")

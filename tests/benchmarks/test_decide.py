@@ -66,8 +66,8 @@ def test_the_table_is_what_the_timings_say(timed, tmp_path, times, least):
 
 def test_some_cases_alone(timed, tmp_path):
     timed.update({1: 9.0, 2: 9.0})
-    assert run(tmp_path / "decisions.json", "--cases", TRAINED)[0] == 0
-    assert set(_choice.read_table(tmp_path / "decisions.json")["cpu"]) == {TRAINED}
+    assert run(tmp_path / "decisions.json", "--cases", TRAINED, BLOCK)[0] == 0
+    assert set(_choice.read_table(tmp_path / "decisions.json")["cpu"]) == {TRAINED, BLOCK}
     # What is missing is measured later, and what is there stays.
     assert run(tmp_path / "decisions.json", "--resume")[0] == 0
     assert {CONV, BLOCK, TRAINED} <= set(_choice.read_table(tmp_path / "decisions.json")["cpu"])
