@@ -105,12 +105,10 @@ def build(
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
-def compile_kernel(
-    kernel, pointers: dict[str, str], constants: dict[str, object], arch: int, warps: int, registers: int = 0
-) -> Assembly:
+def compile_kernel(kernel, pointers: dict[str, str], constants: dict[str, object], arch: int, warps: int) -> Assembly:
     kinds = {name: f"*{pointers[name]}" if name in pointers else "i32" for name in kernel.arg_names}
     # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    options = {"num_warps": warps, "enable_fp_fusion": False} | ({"maxnreg": registers} if registers else {})
+    options = {"num_warps": warps, "enable_fp_fusion": False}
     built = build(kernel, kinds, pointers, constants, arch, options)
     heads = [line for line in built.asm["ttir"].splitlines() if "scf.for" in line]
     carried = tuple(len(re.findall(r"%\w+ = %", line.partition("iter_args")[2])) for line in heads)

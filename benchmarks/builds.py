@@ -59,17 +59,16 @@ def rows(
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of a depthwise convolution; forward with a bias, or with statistics."""
-    own = _launch.ROWS_FORWARD
-    if backward:
-        own = _launch.PART_BACKWARD if part else _launch.FAR_BACKWARD if bias else _launch.ROWS_BACKWARD
-    chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
+    forward = _launch.SUMS_OF_PART if statistics and part else _launch.ROWS_FORWARD
+    chosen = tiling or (_launch.ROWS_BACKWARD if backward else forward)
+    chosen = _launch.fit(chosen, channels, WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {"RUN_ON": chosen.run_on, "COLUMNS": chosen.columns, "HAS_SHIFT": not statistics, "PART_OF": part}
+    constants |= {"RUN_ON": chosen.run_on, "HAS_SHIFT": not statistics, "PART_OF": part}
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
-    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     build = _rolling(assembly, chosen, chosen.channels)
     # Of a strip from the top to the bottom of a map, backward leaves out the rounds for rows outside.
     return build._replace(rounds=chosen.rows) if backward and not chosen.run_on else build
@@ -109,17 +108,14 @@ def stride_2(
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of stride 2: an element is one of the smaller map."""
-    forward = _launch_stride.STATISTICS if statistics else _launch_stride.FORWARD
-    chosen = tiling or (_launch_stride.BACKWARD if backward else forward)
+    chosen = tiling or (_launch_stride.BACKWARD if backward else _launch_stride.FORWARD)
     chosen = _launch.fit(chosen, channels, 2 if backward else WIDTH[dtype])
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_SHIFT": True, "STATISTICS": statistics}
     constants |= {"STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_stride.rows_backward_stride_2 if backward else _kernels_stride.rows_forward_stride_2
-    build = _rolling(
-        _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers), chosen, chosen.channels
-    )
+    build = _rolling(_compiled(kernel, pointers, constants, arch, chosen.warps), chosen, chosen.channels)
     return build._replace(rounds=chosen.rows + 1)
 
 
@@ -127,22 +123,18 @@ def maps(
     dtype: str,
     arch: int,
     *,
-    backward: bool = False,
     bias: bool = False,
-    statistics: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
 ) -> Build:
-    """The kernels of small maps: an element is one of 16 in each."""
-    chosen = tiling or (_launch_maps.BACKWARD if backward else _launch_maps.FORWARD)
-    chosen = _launch.fit(chosen, channels, WIDTH[dtype])
-    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY", "DX"), SHORT[dtype])
-    pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
-    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_SHIFT": bias, "HAS_BIAS": bias}
-    constants |= {"STATISTICS": statistics, "STAGES": chosen.stages, "BU": chosen.block, "BC": chosen.channels}
-    kernel = _kernels_maps.maps_backward if backward else _kernels_maps.maps_forward
-    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    """The gradients' kernel of small maps: an element is one of 16 in each."""
+    chosen = _launch.fit(tiling or _launch_maps.BACKWARD, channels, WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DX"), SHORT[dtype])
+    pointers |= dict.fromkeys(("PART_WEIGHT", "PART_BIAS"), "fp32")
+    constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
+    constants |= {"BU": chosen.block, "BC": chosen.channels}
+    assembly = _compiled(_kernels_maps.maps_backward, pointers, constants, arch, chosen.warps)
     return Build(assembly, 16 * chosen.block * chosen.channels / (32 * chosen.warps), 0, at_once=True)
 
 
@@ -182,7 +174,7 @@ def separable(
     constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
     constants |= {"BU": chosen.block, "BP": chosen.block, "SPREAD": _launch_separable.spread(chosen)}
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
-    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps, chosen.registers)
+    assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     if rolling:
         # What must be moved of a position is the mean of what comes in and what goes out, twice.
         return _rolling(assembly, chosen, (channels + out) / 2)
@@ -213,10 +205,8 @@ def _rolling(assembly: Assembly, tiling: _launch.Tiling, width: float) -> Build:
     return Build(assembly, outputs, tiling.rows + 2)
 
 
-def _compiled(
-    kernel: Any, pointers: dict[str, str], constants: dict[str, Any], arch: int, warps: int, registers: int = 0
-) -> Assembly:
+def _compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], arch: int, warps: int) -> Assembly:
     names = kernel.arg_names
     kinds = {name: kind for name, kind in pointers.items() if name in names}
     own = {name: v for name, v in constants.items() if name in names}
-    return compile_kernel(kernel, kinds, own, arch, warps, registers)
+    return compile_kernel(kernel, kinds, own, arch, warps)

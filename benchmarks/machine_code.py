@@ -43,17 +43,12 @@ Job: TypeAlias = "tuple[dict[str, Any], Callable[[], Build]]"
 def jobs(quick: bool) -> Iterator[Job]:
     """Yield what describes a kernel, and the call that compiles it."""
     from benchmarks import builds
-    from convblocks.ops import _launch
 
     for dtype, arch in [MAIN] if quick else KINDS:
         kind, every = {"dtype": dtype, "arch": arch}, (dtype, arch) == MAIN and not quick
         single = {
             "rows_forward": _later(builds.rows, dtype, arch, channels=64),
             "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
-            "rows_forward, eight columns": _later(builds.rows, dtype, arch, channels=64, tiling=_launch.WIDE_FORWARD),
-            "rows_forward, eight columns, statistics": _later(
-                builds.rows, dtype, arch, statistics=True, channels=64, tiling=_launch.WIDE_UNBOUND
-            ),
             "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
             "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),
             "rows_forward_5": _later(builds.five, dtype, arch, channels=64),
@@ -62,10 +57,8 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward_stride_2": _later(builds.stride_2, dtype, arch, channels=64),
             "rows_forward_stride_2, statistics": _later(builds.stride_2, dtype, arch, statistics=True, channels=64),
             "rows_backward_stride_2": _later(builds.stride_2, dtype, arch, backward=True, channels=64),
-            "maps_forward": _later(builds.maps, dtype, arch, channels=64),
-            "maps_forward, statistics": _later(builds.maps, dtype, arch, statistics=True, channels=64),
-            "maps_backward": _later(builds.maps, dtype, arch, backward=True, channels=64),
-            "maps_backward, bias": _later(builds.maps, dtype, arch, backward=True, bias=True, channels=64),
+            "maps_backward": _later(builds.maps, dtype, arch, channels=64),
+            "maps_backward, bias": _later(builds.maps, dtype, arch, bias=True, channels=64),
             "gather_forward": _later(builds.gather, dtype, arch, channels=64),
             "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
         }

@@ -36,33 +36,20 @@ def tilings(case: Case) -> list[Tiling]:
         grid = itertools.product((2, 4, 8, 16), (32, 64), (1, 2, 4, 8), (1, 3, 4, 5))
     # A far dilation leaves few rows in a strip: it is the way from tile to tile that takes the time.
     ways_on = (False, True) if case.dilation > 1 and case.kernel == 3 and not case.out else (False,)
-    # Of registers: 168 let 12 warps into a multiprocessor, 184 let 11.
-    bounds = (0, 168) if case.out else (0, 184) if case.kernel == 3 and case.stride == 1 else (0,)
     # Elements that a thread has: of 5 x 5, the taps of eight channels do not fit into its registers.
     least, most = (2, 4) if case.kernel == 5 else (4, 8)
     found = [
-        Tiling(block, channels, 64, 0, warps, stages, run_on, start=2, registers=bound)
-        for run_on, bound, (block, channels, warps, stages) in itertools.product(ways_on, bounds, grid)
+        Tiling(block, channels, 64, 0, warps, stages, run_on, start=2)
+        for run_on, (block, channels, warps, stages) in itertools.product(ways_on, grid)
         if case.out or least <= block * channels // (32 * warps) <= most
     ]
-    if rolls_wide(case):
-        # Eight columns of four channels; the compiler's bound, and what it makes of none.
-        found += [
-            Tiling(2 * warps, 64, 64, 0, warps, stages, start=start, columns=8, registers=bound)
-            for warps, stages, start, bound in itertools.product((1, 2), (3, 4, 5), (0, 2), (0, 168))
-        ]
     if case.kernel == 3 and not case.out and all(-(-size // case.dilation) in (3, 4) for size in case.shape[2:]):
-        # Small maps, each a unit; as many warps as there is shared memory for, or a bound.
+        # The gradients of small maps, each a unit.
         found += [
-            Tiling(block, 64, 1, 0, 1, stages, start=1, beyond=0, columns=1, registers=bound)
-            for block, stages, bound in itertools.product((1, 2, 4), (1, 2, 3), (0, 128, 168))
+            Tiling(block, 64, 1, 0, 1, stages, start=1, beyond=0, columns=1)
+            for block, stages in itertools.product((1, 2, 4), (1, 2, 3, 4))
         ]
     return found
-
-
-def rolls_wide(case: Case) -> bool:
-    """Tell whether the forward kernel of a case takes units of eight columns too."""
-    return case.kernel == 3 and case.stride == 1 and not case.out
 
 
 def tune(device: str, milliseconds: float, known: Sequence[dict[str, Any]], until: float) -> Iterator[dict[str, Any]]:
@@ -94,7 +81,9 @@ def tune(device: str, milliseconds: float, known: Sequence[dict[str, Any]], unti
 
 
 def ways(case: Case, tiling: Tiling) -> tuple[str, ...]:
-    return ("forward",) if case.out or tiling.columns == 8 else ("forward", "backward")
+    if case.out:
+        return ("forward",)
+    return ("backward",) if tiling.columns == 1 else ("forward", "backward")
 
 
 def call(made: Data | BlockData, way: str, tiling: Tiling) -> Callable[[], Any]:

@@ -101,86 +101,16 @@ def row_of_six(at, step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, row, size, column):
 
 
 @triton.jit
-def row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
-    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
-    a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
-    b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
-    c = tl.load(at + 2 * step, mask=(ok_2 & ok)[:, None] & column, other=0.0)
-    d = tl.load(at + 3 * step, mask=(ok_3 & ok)[:, None] & column, other=0.0)
-    return a, b, c, d
-
-
-@triton.jit
 def three(a, b, c, w_a, w_b, w_c, sums):
     return tl.fma(c, w_c, tl.fma(b, w_b, tl.fma(a, w_a, sums)))
 
 
 @triton.jit
-def quad(tile, N, QUADS, DW, BU: tl.constexpr, COLUMNS: tl.constexpr = 4):
-    """Where the units of a tile lie: whether there are such, image, first of the columns."""
+def quad(tile, N, QUADS, DW, BU: tl.constexpr):
+    """Where the units of a tile lie: whether there are such, image, first column of the four."""
     u = tile * BU + tl.arange(0, BU)
-    w = (u % QUADS) // DW * (COLUMNS * DW) + (u % QUADS) % DW
+    w = (u % QUADS) // DW * (4 * DW) + (u % QUADS) % DW
     return u < N * QUADS, (u // QUADS).to(tl.int64), w
-
-
-@triton.jit
-def _down(
-    xa, xb, xc, xd, xe, xf, w00, w01, w02, w10, w11, w12, w20, w21, w22, p0, p1, p2, p3, q0, q1, q2, q3
-):  # fmt: skip
-    """What a row of six columns adds to the three output rows of four that it belongs to, the first of them done."""
-    y0 = three(xa, xb, xc, w20, w21, w22, p0)
-    y1 = three(xb, xc, xd, w20, w21, w22, p1)
-    y2 = three(xc, xd, xe, w20, w21, w22, p2)
-    y3 = three(xd, xe, xf, w20, w21, w22, p3)
-    p0 = three(xa, xb, xc, w10, w11, w12, q0)
-    p1 = three(xb, xc, xd, w10, w11, w12, q1)
-    p2 = three(xc, xd, xe, w10, w11, w12, q2)
-    p3 = three(xd, xe, xf, w10, w11, w12, q3)
-    q0 = tl.fma(xc, w02, tl.fma(xb, w01, xa * w00))
-    q1 = tl.fma(xd, w02, tl.fma(xc, w01, xb * w00))
-    q2 = tl.fma(xe, w02, tl.fma(xd, w01, xc * w00))
-    q3 = tl.fma(xf, w02, tl.fma(xe, w01, xd * w00))
-    return y0, y1, y2, y3, p0, p1, p2, p3, q0, q1, q2, q3
-
-
-@triton.jit
-def row_out(
-    at,
-    step,
-    y0,
-    y1,
-    y2,
-    y3,
-    ok_0,
-    ok_1,
-    ok_2,
-    ok_3,
-    column,
-    shift,
-    around,
-    plain,
-    squares,
-    HAS_SHIFT: tl.constexpr,
-    STATISTICS: tl.constexpr,
-):
-    """Store four columns of the output; return the sums for a norm with them."""
-    if HAS_SHIFT:
-        y0 = y0 + shift
-        y1 = y1 + shift
-        y2 = y2 + shift
-        y3 = y3 + shift
-    if STATISTICS:
-        d0 = tl.where(ok_0[:, None], y0 - around, 0.0)
-        d1 = tl.where(ok_1[:, None], y1 - around, 0.0)
-        d2 = tl.where(ok_2[:, None], y2 - around, 0.0)
-        d3 = tl.where(ok_3[:, None], y3 - around, 0.0)
-        plain += (d0 + d1) + (d2 + d3)
-        squares = tl.fma(d3, d3, tl.fma(d2, d2, tl.fma(d1, d1, tl.fma(d0, d0, squares))))
-    tl.store(at, y0.to(at.dtype.element_ty), mask=ok_0[:, None] & column)
-    tl.store(at + step, y1.to(at.dtype.element_ty), mask=ok_1[:, None] & column)
-    tl.store(at + 2 * step, y2.to(at.dtype.element_ty), mask=ok_2[:, None] & column)
-    tl.store(at + 3 * step, y3.to(at.dtype.element_ty), mask=ok_3[:, None] & column)
-    return plain, squares
 
 
 @triton.jit(do_not_specialize=[*ROLLING, *PITCHES])
@@ -215,19 +145,18 @@ def rows_forward(
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
     RUN_ON: tl.constexpr,
-    COLUMNS: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
     """3 x 3, stride 1: every input row is read once, and feeds the three output rows it belongs to.
 
     Output rows of one residue modulo DH need input rows of one residue, so a dilated kernel is an undilated one on
-    every DH-th row. A program rolls down ROWS of them. Along the width a unit u is COLUMNS of one residue modulo DW: w,
-    w + DW, w + 2 DW and so on. Four of them need six input columns, eight need ten, where single ones need three each:
-    what is read twice comes from the L2 cache, whose bandwidth is little more than that of memory. Units run on from
-    image to image, so that small images fill a block too. Where X is PART_OF a larger tensor, it is XN, XH and XW times
-    UNIT elements from image to image, row to row and column to column. STATISTICS asks for the sums of y - AROUND and
-    of its square, for a norm.
+    every DH-th row. A program rolls down ROWS of them. Along the width a unit u is four columns w, w + DW, w + 2 DW and
+    w + 3 DW of one residue modulo DW, which need six input columns where single ones need twelve: what is read twice
+    comes from the L2 cache, whose bandwidth is little more than that of memory. Units run on from image to image, so
+    that small images fill a block too. Where X is PART_OF a larger tensor, it is XN, XH and XW times UNIT elements from
+    image to image, row to row and column to column. STATISTICS asks for the sums of y - AROUND and of its square, for a
+    norm.
     """
     C = UNITS * UNIT
     if PART_OF:
@@ -251,14 +180,12 @@ def rows_forward(
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
     zero = tl.zeros((BU, BC), tl.float32)
     column = c_ok[None, :]
-    shift = zero
     if HAS_SHIFT:
         shift = tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
-    around = zero
     if STATISTICS:
         around = load_around(AROUND, c, c_ok)[None, :]
-    plain = zero
-    squares = zero
+        plain = zero
+        squares = zero
 
     for run in range(1 if RUN_ON else TILES):
         # Sums of the next output row (two taps already there) and of the one after it (one tap).
@@ -270,19 +197,10 @@ def rows_forward(
         q1 = zero
         q2 = zero
         q3 = zero
-        if COLUMNS == 8:
-            p4 = zero
-            p5 = zero
-            p6 = zero
-            p7 = zero
-            q4 = zero
-            q5 = zero
-            q6 = zero
-            q7 = zero
         for turn in tl.range(span * (TILES if RUN_ON else 1), num_stages=STAGES):
             k = start + (turn % span if RUN_ON else turn)
             tile = turn // span if RUN_ON else run
-            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU, COLUMNS)
+            u_ok, n, w = quad(chunk * TILES + tile, N, QUADS, DW, BU)
             left = w - PW
             ok_a = u_ok & within(left, W)
             ok_b = u_ok & within(left + DW, W)
@@ -293,79 +211,50 @@ def rows_forward(
             x_at = X + (n * image)[:, None] + ((left * pixel)[:, None] + c[None, :])
             y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
             step = DW * C
-            x_step = DW * pixel
             h = first + k * DH - PH
-            row = x_at + h * line
-            ra, rb, rc, rd, re, rf = row_of_six(row, x_step, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column)
-            if COLUMNS == 8:
-                rg, rh, ri, rj = row_of_four(
-                    row + 6 * x_step,
-                    x_step,
-                    u_ok & within(left + 6 * DW, W),
-                    u_ok & within(left + 7 * DW, W),
-                    u_ok & within(left + 8 * DW, W),
-                    u_ok & within(left + 9 * DW, W),
-                    h,
-                    H,
-                    column,
-                )
+            ra, rb, rc, rd, re, rf = row_of_six(
+                x_at + h * line, DW * pixel, ok_a, ok_b, ok_c, ok_d, ok_e, ok_f, h, H, column
+            )
             xa = ra.to(tl.float32)
             xb = rb.to(tl.float32)
             xc = rc.to(tl.float32)
             xd = rd.to(tl.float32)
             xe = re.to(tl.float32)
             xf = rf.to(tl.float32)
+            y0 = three(xa, xb, xc, w20, w21, w22, p0)
+            y1 = three(xb, xc, xd, w20, w21, w22, p1)
+            y2 = three(xc, xd, xe, w20, w21, w22, p2)
+            y3 = three(xd, xe, xf, w20, w21, w22, p3)
+            p0 = three(xa, xb, xc, w10, w11, w12, q0)
+            p1 = three(xb, xc, xd, w10, w11, w12, q1)
+            p2 = three(xc, xd, xe, w10, w11, w12, q2)
+            p3 = three(xd, xe, xf, w10, w11, w12, q3)
+            q0 = tl.fma(xc, w02, tl.fma(xb, w01, xa * w00))
+            q1 = tl.fma(xd, w02, tl.fma(xc, w01, xb * w00))
+            q2 = tl.fma(xe, w02, tl.fma(xd, w01, xc * w00))
+            q3 = tl.fma(xf, w02, tl.fma(xe, w01, xd * w00))
+            if HAS_SHIFT:
+                y0 = y0 + shift
+                y1 = y1 + shift
+                y2 = y2 + shift
+                y3 = y3 + shift
             done = u_ok & ((tl.zeros((BU,), tl.int32) + k) >= 2)
+            ok_0 = done & (w < WO)
+            ok_1 = done & (w + DW < WO)
+            ok_2 = done & (w + 2 * DW < WO)
+            ok_3 = done & (w + 3 * DW < WO)
+            if STATISTICS:
+                d0 = tl.where(ok_0[:, None], y0 - around, 0.0)
+                d1 = tl.where(ok_1[:, None], y1 - around, 0.0)
+                d2 = tl.where(ok_2[:, None], y2 - around, 0.0)
+                d3 = tl.where(ok_3[:, None], y3 - around, 0.0)
+                plain += (d0 + d1) + (d2 + d3)
+                squares = tl.fma(d3, d3, tl.fma(d2, d2, tl.fma(d1, d1, tl.fma(d0, d0, squares))))
             out = y_at + (first + (k - 2) * DH) * WO * C
-            y0, y1, y2, y3, p0, p1, p2, p3, q0, q1, q2, q3 = _down(
-                xa, xb, xc, xd, xe, xf, w00, w01, w02, w10, w11, w12, w20, w21, w22, p0, p1, p2, p3, q0, q1, q2, q3
-            )
-            plain, squares = row_out(
-                out,
-                step,
-                y0,
-                y1,
-                y2,
-                y3,
-                done & (w < WO),
-                done & (w + DW < WO),
-                done & (w + 2 * DW < WO),
-                done & (w + 3 * DW < WO),
-                column,
-                shift,
-                around,
-                plain,
-                squares,
-                HAS_SHIFT,
-                STATISTICS,
-            )
-            if COLUMNS == 8:
-                xg = rg.to(tl.float32)
-                xh = rh.to(tl.float32)
-                xi = ri.to(tl.float32)
-                xj = rj.to(tl.float32)
-                y4, y5, y6, y7, p4, p5, p6, p7, q4, q5, q6, q7 = _down(
-                    xe, xf, xg, xh, xi, xj, w00, w01, w02, w10, w11, w12, w20, w21, w22, p4, p5, p6, p7, q4, q5, q6, q7
-                )
-                plain, squares = row_out(
-                    out + 4 * step,
-                    step,
-                    y4,
-                    y5,
-                    y6,
-                    y7,
-                    done & (w + 4 * DW < WO),
-                    done & (w + 5 * DW < WO),
-                    done & (w + 6 * DW < WO),
-                    done & (w + 7 * DW < WO),
-                    column,
-                    shift,
-                    around,
-                    plain,
-                    squares,
-                    HAS_SHIFT,
-                    STATISTICS,
-                )
+            tl.store(out, y0.to(Y.dtype.element_ty), mask=ok_0[:, None] & column)
+            tl.store(out + step, y1.to(Y.dtype.element_ty), mask=ok_1[:, None] & column)
+            tl.store(out + 2 * step, y2.to(Y.dtype.element_ty), mask=ok_2[:, None] & column)
+            tl.store(out + 3 * step, y3.to(Y.dtype.element_ty), mask=ok_3[:, None] & column)
     if STATISTICS:
         row = PART + (chunk * STRIPS + strip).to(tl.int64) * (2 * C) + c
         tl.store(row, tl.sum(plain, 0), mask=c_ok)

@@ -1,4 +1,4 @@
-"""The kernels of 3 x 3, stride 1, padding as wide as the dilation, for maps of at most 4 x 4; see `_kernels` too.
+"""The gradients of 3 x 3, stride 1, padding as wide as the dilation, for maps of at most 4 x 4; see `_kernels` too.
 
 A dilated convolution is an undilated one of every residue modulo the dilation by itself, a map of few rows and columns
 where the dilation is wide. Such a map fits into registers as it is: nothing is read twice, and nothing waits for the
@@ -13,9 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels import load_nine, row_of_four, row_out, share, within
+from convblocks.ops._kernels import load_nine, share, within
 from convblocks.ops._kernels_gradients import four, store_four, store_nine
-from convblocks.ops._kernels_sums import load_around
 
 MAPS = ["N", "H", "W", "UNITS", "DH", "DW", "TILES"]
 
@@ -37,7 +36,11 @@ def _maps(tile, N, H, W, DH, DW, C, c, BU: tl.constexpr):
 
 @triton.jit
 def _row(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
-    a, b, c, d = row_of_four(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column)
+    ok = within(tl.zeros(ok_0.shape, tl.int32) + row, size)
+    a = tl.load(at, mask=(ok_0 & ok)[:, None] & column, other=0.0)
+    b = tl.load(at + step, mask=(ok_1 & ok)[:, None] & column, other=0.0)
+    c = tl.load(at + 2 * step, mask=(ok_2 & ok)[:, None] & column, other=0.0)
+    d = tl.load(at + 3 * step, mask=(ok_3 & ok)[:, None] & column, other=0.0)
     return a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), d.to(tl.float32)
 
 
@@ -71,91 +74,6 @@ def _products(x0, x1, x2, x3, g0, g1, g2, g3, left, here, right):
 
 
 @triton.jit(do_not_specialize=MAPS)
-def maps_forward(
-    X,
-    WEIGHT,
-    SHIFT,
-    Y,
-    AROUND,
-    PART,
-    N,
-    H,
-    W,
-    UNITS,
-    DH,
-    DW,
-    TILES,
-    UNIT: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
-    STATISTICS: tl.constexpr,
-    EVEN_C: tl.constexpr,
-    STAGES: tl.constexpr,
-    BU: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """STATISTICS asks for the sums of y - AROUND and of its square, for a norm."""
-    C = UNITS * UNIT
-    c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
-    w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
-    zero = tl.zeros((BU, BC), tl.float32)
-    column = c_ok[None, :]
-    shift = zero
-    if HAS_SHIFT:
-        shift = tl.load(SHIFT + c, mask=c_ok, other=0.0).to(tl.float32)[None, :]
-    around = zero
-    if STATISTICS:
-        around = load_around(AROUND, c, c_ok)[None, :]
-    plain = zero
-    squares = zero
-    for tile in tl.range(TILES, num_stages=STAGES):
-        h, ok_0, ok_1, ok_2, ok_3, at = _maps(chunk * TILES + tile, N, H, W, DH, DW, C, c, BU)
-        step, line = DW * C, DH * W * C
-        a0, a1, a2, a3 = _row(X + at, step, ok_0, ok_1, ok_2, ok_3, h, H, column)
-        b0, b1, b2, b3 = _row(X + at + line, step, ok_0, ok_1, ok_2, ok_3, h + DH, H, column)
-        c0, c1, c2, c3 = _row(X + at + 2 * line, step, ok_0, ok_1, ok_2, ok_3, h + 2 * DH, H, column)
-        d0, d1, d2, d3 = _row(X + at + 3 * line, step, ok_0, ok_1, ok_2, ok_3, h + 3 * DH, H, column)
-        for row in tl.static_range(4):
-            ok = within(h + row * DH, H)
-            if row == 0:
-                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w10, w11, w12)
-                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w20, w21, w22, y0, y1, y2, y3)
-            elif row == 1:
-                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w00, w01, w02)
-                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w10, w11, w12, y0, y1, y2, y3)
-                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w20, w21, w22, y0, y1, y2, y3)
-            elif row == 2:
-                y0, y1, y2, y3 = _middle(b0, b1, b2, b3, w00, w01, w02)
-                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w10, w11, w12, y0, y1, y2, y3)
-                y0, y1, y2, y3 = _beside(d0, d1, d2, d3, w20, w21, w22, y0, y1, y2, y3)
-            else:
-                y0, y1, y2, y3 = _middle(c0, c1, c2, c3, w00, w01, w02)
-                y0, y1, y2, y3 = _beside(d0, d1, d2, d3, w10, w11, w12, y0, y1, y2, y3)
-            plain, squares = row_out(
-                Y + at + row * line,
-                step,
-                y0,
-                y1,
-                y2,
-                y3,
-                ok & ok_0,
-                ok & ok_1,
-                ok & ok_2,
-                ok & ok_3,
-                column,
-                shift,
-                around,
-                plain,
-                squares,
-                HAS_SHIFT,
-                STATISTICS,
-            )
-    if STATISTICS:
-        out = PART + chunk.to(tl.int64) * (2 * C) + c
-        tl.store(out, tl.sum(plain, 0), mask=c_ok)
-        tl.store(out + C, tl.sum(squares, 0), mask=c_ok)
-
-
-@triton.jit(do_not_specialize=MAPS)
 def maps_backward(
     X,
     WEIGHT,
@@ -177,7 +95,7 @@ def maps_backward(
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradients of `maps_forward`: that of x is the same of dy, by the kernel turned by half a circle."""
+    """Both gradients: that of x is the convolution of dy by the kernel turned by half a circle."""
     C = UNITS * UNIT
     c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)

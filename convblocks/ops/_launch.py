@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convblocks.ops import _kernels, _kernels_gradients, _launch_five, _launch_maps, _launch_stride, _launch_sums
 from convblocks.ops._start import Kernels, Options
-from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, busy, compiled_for, fit, plan_rows
+from convblocks.ops._tiling import Pair, Tiling, at_once, blocks, compiled_for, fit, plan_rows
 
 kernels, gradients = Kernels(_kernels), Kernels(_kernels_gradients)
 
@@ -20,17 +20,12 @@ Pitches = tuple[int, int, int]
 
 # The quickest of those tried on an H200, over dilations and sizes.
 ROWS_FORWARD = Tiling(block=4, rows=64, warps=1, stages=4)
-# Eight columns are less to read twice, and of four channels a thread has fewer taps: twelve warps fit where eight did.
-WIDE_FORWARD = ROWS_FORWARD._replace(block=2, columns=8, registers=168)
-# The sums for a norm, and distances in a larger tensor, take registers too.
-WIDE_UNBOUND = WIDE_FORWARD._replace(registers=0)
+# Distances in a larger tensor and sums for a norm: with three rows on their way registers spill on capability 8.0.
+SUMS_OF_PART = ROWS_FORWARD._replace(stages=3)
 # Of strips of few rows, which a far dilation leaves, most of the time is the way from tile to tile.
 FAR_FORWARD = ROWS_FORWARD._replace(run_on=True, start=2)
 FEW_ROWS = 4
-# Left alone, the compiler takes more registers than it needs: these let 11 warps into a multiprocessor.
-ROWS_BACKWARD = Tiling(block=2, rows=64, warps=1, stages=4, start=4, registers=184)
-FAR_BACKWARD = ROWS_BACKWARD._replace(stages=3)
-PART_BACKWARD = FAR_BACKWARD._replace(registers=0)
+ROWS_BACKWARD = Tiling(block=2, rows=64, warps=1, stages=4, start=4)
 # Of any dtype: with 64 positions of 16 bits, or 16 of 32, registers spill on compute capability 8.0.
 GATHER_FORWARD = Tiling(block=32)
 GATHER_BACKWARD = Tiling(block=64, channels=32)
@@ -50,16 +45,11 @@ def rolls(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     return kernel == (3, 3) and stride == (1, 1) and padding[0] <= dilation[0] and padding[1] <= dilation[1]
 
 
-@functools.lru_cache(4096)
-def rolling_forward(height: int, width: int, dilation: Pair, itemsize: int, plain: bool) -> Tiling:
-    """Return how the rolling kernel of 3 x 3 computes an output of that size; `plain`: of a whole tensor, no sums."""
+def rolling_forward(height: int, dilation: Pair, itemsize: int, sums_of_part: bool) -> Tiling:
+    """Return how the rolling kernel of 3 x 3 computes an output of that height."""
     if blocks(height, dilation[0]) <= FEW_ROWS and itemsize == 2:
         return FAR_FORWARD
-    columns = blocks(width, dilation[1])
-    # Columns past the last one are computed in vain.
-    if 8 * blocks(columns, 8) > 1.15 * 4 * blocks(columns, 4):
-        return ROWS_FORWARD
-    return WIDE_FORWARD if plain else WIDE_UNBOUND
+    return SUMS_OF_PART if sums_of_part else ROWS_FORWARD
 
 
 def thinned(
@@ -125,13 +115,9 @@ def forward(
     if _launch_stride.rolls(kernel, stride, dilation):
         with torch.cuda.device_of(x):
             return out, _launch_stride.forward(x, weight, None if bias is None else some, out, padding, around, tiling)
-    small = pitches is None and _launch_maps.fits((h, w), kernel, stride, padding, dilation)
-    if small and (tiling is None or tiling.columns == 1):
-        with torch.cuda.device_of(x):
-            return out, _launch_maps.forward(x, weight, None if bias is None else some, out, dilation, around, tiling)
     five = _launch_five.rolls(kernel, stride)
     if rolling:
-        own = rolling_forward(ho, wo, dilation, x.element_size(), around is None and pitches is None)
+        own = rolling_forward(ho, dilation, x.element_size(), around is not None and pitches is not None)
     else:
         own = _launch_five.FORWARD if five else GATHER_FORWARD
     tiling = fit(tiling or own, c, x.element_size() if rolling else 2)
@@ -142,14 +128,13 @@ def forward(
 
     with torch.cuda.device_of(x):
         if rolling:
-            places = at_once(tiling, x.element_size())
-            plan = plan_rows(n, c, ho, wo, dilation, tiling, places, busy(tiling) if tiling.columns == 8 else 0)
+            plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, x.element_size()))
             statistics = rows_of_sums(plan.chunks * plan.strips)
             has = {"HAS_SHIFT": bias is not None, "STATISTICS": around is not None, "PART_OF": pitches is not None}
             kernels.rows_forward.start(
                 plan.programs,
                 (x, weight, some, out, *statistics, *sizes, *(pitches or (0, 0, 0)), *plan.down),
-                _rows(c, tiling, COLUMNS=tiling.columns, **has),
+                _rows(c, tiling, **has),
             )
         elif five:
             plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, 2))
@@ -246,8 +231,7 @@ def _rolling_backward(
     n, c, h, w = x.shape
     where, pitches = as_it_lies(x)
     assert where is x, "a part of a channels-last image of less than 2^31 elements can be read where it lies"
-    own = FAR_BACKWARD if has_bias or blocks(h, dilation[0]) <= 2 * FEW_ROWS else ROWS_BACKWARD
-    tiling = fit(tiling or (own if pitches is None else PART_BACKWARD), c, x.element_size())
+    tiling = fit(tiling or ROWS_BACKWARD, c, x.element_size())
     plan = plan_rows(n, c, h, w, dilation, tiling, at_once(tiling, x.element_size()))
     part = x.new_empty((plan.chunks * plan.strips, c, 9), dtype=torch.float32)
     part_bias = x.new_empty((plan.chunks * plan.strips, c) if has_bias else (1,), dtype=torch.float32)

@@ -12,7 +12,6 @@ from convblocks.ops import _kernels_separable
 from convblocks.ops._launch import Pair, Tiling, at_once, blocks, output_size, plan_rows, rolls
 from convblocks.ops._stage import Stage
 from convblocks.ops._start import Kernels, Options, options
-from convblocks.ops._tiling import launch
 
 kernels = Kernels(_kernels_separable)
 
@@ -84,7 +83,8 @@ def _options(
         EVEN_O=o == power_of_two(o),
         BC=tiling.channels,
         BO=power_of_two(o),
-        **launch(tiling),
+        num_warps=tiling.warps,
+        enable_fp_fusion=False,
         **more,
     )
 

@@ -16,9 +16,7 @@ from convblocks.ops._tiling import Pair, Plan, Tiling, at_once, compiled_for, fi
 kernels = Kernels(_kernels_stride)
 
 # As those of stride 1, which were tried on an H200. The round before a strip's first is half of one.
-FORWARD = Tiling(block=4, rows=64, warps=1, beyond=1, columns=2, registers=168)
-# The sums for a norm take registers too.
-STATISTICS = FORWARD._replace(registers=0)
+FORWARD = Tiling(block=4, rows=64, warps=1, beyond=1, columns=2)
 # A thread of it has four channels of any dtype.
 BACKWARD = Tiling(block=4, rows=64, warps=2, start=4, beyond=1, columns=2)
 
@@ -39,7 +37,7 @@ def forward(
 ) -> Tensor | None:
     """Write the result to `out`; return rows of sums as `forward` of `_launch` does."""
     n, c, ho, wo = out.shape
-    tiling, plan = _cut(given or (FORWARD if around is None else STATISTICS), n, c, ho, wo, x.element_size())
+    tiling, plan = _cut(given or FORWARD, n, c, ho, wo, x.element_size())
     part = None if around is None else x.new_empty((plan.chunks * plan.strips, 2, c), dtype=torch.float32)
     kernels.rows_forward_stride_2.start(
         plan.programs,

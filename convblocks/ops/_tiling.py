@@ -36,8 +36,6 @@ class Tiling(NamedTuple):
     """Rounds that a strip of a rolling kernel takes for rows above and below its own."""
     columns: int = 4
     """Of a unit of a rolling kernel."""
-    registers: int = 0
-    """Registers of a thread at most; 0: as many as the compiler likes, which may be many more than it needs."""
 
 
 class Plan(NamedTuple):
@@ -57,24 +55,15 @@ class Plan(NamedTuple):
 
 def at_once(tiling: Tiling, itemsize: int) -> int:
     """Return the programs of a rolling kernel that an H200 holds at a time, by the registers that they take."""
-    warps = 2048 // tiling.registers if tiling.registers else 8 if itemsize == 2 else 12
-    return MULTIPROCESSORS * (warps // tiling.warps)
-
-
-def busy(tiling: Tiling) -> int:
-    """Return the programs of a rolling kernel that keep an H200's memory busy: more of them wait for each other."""
-    return MULTIPROCESSORS * 8 // tiling.warps
+    return MULTIPROCESSORS * ((8 if itemsize == 2 else 12) // tiling.warps)
 
 
 @functools.lru_cache(4096)
-def plan_rows(
-    n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int, busy: int = 0
-) -> Plan:
+def plan_rows(n: int, c: int, height: int, width: int, dilation: Pair, tiling: Tiling, places: int) -> Plan:
     """Cut a map into strips of rows and those into programs, so that the last of them is done soonest.
 
     `places` programs run at a time, each for the rows of its strip and those beyond, tile after tile, and the
     beginning and end of a program. That orders what was measured on an H200, and comes within some percent of it.
-    The last ones take as long as `busy` of them where these already wait for memory; 0: as long as `places`.
     """
     quads = blocks(blocks(width, dilation[1]), tiling.columns) * min(dilation[1], width)
     chunks, across = blocks(n * quads, tiling.block), blocks(c, tiling.channels)
@@ -88,8 +77,7 @@ def plan_rows(
             programs = blocks(chunks, tiles) * strips * across
             # Those outside the image are left out, all or half of them.
             rounds = tiles * (rows + (tiling.beyond // 2 if rows == residue else tiling.beyond)) + tiling.start
-            last = programs % places
-            cost = (programs - last + (max(last, busy or places) if last else 0)) * rounds
+            cost = blocks(programs, places) * rounds
             if best is None or cost < best[0]:
                 best = cost, Plan(rows, strips, quads, tiles, blocks(chunks, tiles), programs)
         if tiling.tiles:
@@ -106,9 +94,6 @@ def fit(tiling: Tiling, channels: int, itemsize: int) -> Tiling:
     while width > 16 and blocks(channels, width) * width > 1.125 * channels:
         width //= 2
     block = tiling.block * tiling.channels // width
-    if channels % 2 and itemsize == 2:
-        # Two bytes cannot be copied to shared memory by themselves: rows on their way are in registers, beyond a bound.
-        tiling = tiling._replace(registers=0)
     return tiling._replace(channels=width, block=block if itemsize == 2 else max(1, block // 2))
 
 
@@ -117,16 +102,11 @@ def compiled_for(channels: int, tiling: Tiling, **more: Any) -> Options:
         UNIT=math.gcd(channels, 16),
         BC=tiling.channels,
         EVEN_C=channels % tiling.channels == 0,
-        **launch(tiling),
+        num_warps=tiling.warps,
+        # Said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
+        enable_fp_fusion=False,
         **more,
     )
-
-
-def launch(tiling: Tiling) -> dict[str, Any]:
-    """Return what Triton itself is told of a tiling."""
-    # Fusion said aloud, since Triton is changing its default; the kernels ask for every fused multiply-add by name.
-    told = {"num_warps": tiling.warps, "enable_fp_fusion": False}
-    return told | {"maxnreg": tiling.registers} if tiling.registers else told
 
 
 def blocks(size: int, block: int) -> int:

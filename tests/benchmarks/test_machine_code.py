@@ -27,8 +27,6 @@ def test_no_committed_kernel_spills_much_or_is_too_large(committed):
 def test_committed_kernels_keep_the_budgets(committed):
     budgets = {
         ("rows_forward", 64, None): 26,
-        ("rows_forward, eight columns", 64, None): 26,
-        ("maps_forward", 64, None): 26,
         ("rows_backward", 64, None): 42,
         ("maps_backward", 64, None): 42,
         ("rows_separable", 64, 64): 33,

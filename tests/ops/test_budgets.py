@@ -23,6 +23,7 @@ from convblocks.ops import (
     _kernels_five,
     _kernels_five_weight,
     _kernels_gradients,
+    _kernels_maps,
     _kernels_separable,
     _kernels_stride,
     _kernels_training,
@@ -41,53 +42,31 @@ def wide(assembly: Assembly, stores: int, bits: str = ".128") -> None:
     assert all(bits in name for name in stored), stored
 
 
-@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
-def test_rolling_forward(dtype: str, arch: int) -> None:
-    build = builds.rows(dtype, arch)
-    assert build.assembly.spills() == 0
-    wide(build.assembly, stores=4)
-    if (dtype, arch) == ("bfloat16", 90):
-        assert build.rounds == 66
-        assert build.an_element() <= 20
-
-
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("part", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
-def test_rolling_forward_of_eight_columns(dtype: str, arch: int, part: bool, statistics: bool) -> None:
-    cut = _launch.WIDE_UNBOUND if statistics or part else _launch.WIDE_FORWARD
-    build = builds.rows(dtype, arch, statistics=statistics, part=part, tiling=cut)
+def test_rolling_forward(dtype: str, arch: int, part: bool, statistics: bool) -> None:
+    build = builds.rows(dtype, arch, statistics=statistics, part=part)
     assert build.assembly.spills() == 0
-    wide(build.assembly, stores=8, bits=".64")
-    # What the bound on registers is for.
-    assert build.assembly.warps_at_work() >= (12 if cut.registers else 8)
+    wide(build.assembly, stores=4)
+    assert build.assembly.warps_at_work() >= 8
     if (dtype, arch) == ("bfloat16", 90):
         assert build.rounds == 66
         assert build.an_element() <= (24 if statistics else 20)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "arch", "bias"),
-    [("bfloat16", 90, False), ("bfloat16", 90, True), ("bfloat16", 80, False), ("float32", 90, False)],
-)
-def test_rolling_backward(dtype: str, arch: int, bias: bool) -> None:
-    build = builds.rows(dtype, arch, backward=True, bias=bias)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_rolling_backward(dtype: str, arch: int, part: bool, bias: bool) -> None:
+    build = builds.rows(dtype, arch, backward=True, bias=bias, part=part)
     assert build.assembly.spills() == 0
     # Of 16 bits a thread has four channels: for eight, the sums alone would fill its registers.
     wide(build.assembly, stores=4, bits=".64")
+    assert build.assembly.warps_at_work() >= 8
     if (dtype, arch) == ("bfloat16", 90):
         assert build.rounds == 64
         assert build.an_element() <= 37
-        assert build.assembly.warps_at_work() >= 11
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
-def test_rolling_backward_of_a_part(dtype: str, arch: int, bias: bool) -> None:
-    build = builds.rows(dtype, arch, backward=True, bias=bias, part=True)
-    assert build.assembly.spills() == 0
-    wide(build.assembly, stores=4, bits=".64")
-    assert build.assembly.warps_at_work() >= 8
 
 
 @pytest.mark.parametrize("statistics", [False, True])
@@ -108,7 +87,7 @@ def test_rolling_forward_of_stride_two(dtype: str, arch: int, statistics: bool) 
     build = builds.stride_2(dtype, arch, statistics=statistics)
     assert build.assembly.spills() == 0
     wide(build.assembly, stores=2)
-    assert build.assembly.warps_at_work() >= (8 if statistics else 12)
+    assert build.assembly.warps_at_work() >= 8
     assert build.rounds == 65
     # Of the output, for each of which 10 bytes are moved: at full copy speed there is time for 70.
     assert build.an_element() <= (35 if statistics else 30)
@@ -146,30 +125,27 @@ def test_rolling_from_tile_to_tile(dtype: str, arch: int, backward: bool) -> Non
     assert len(assembly.inner()) <= {False: 740, True: 720}[backward]
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("part", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
-def test_rolling_at_far_dilations(dtype: str, arch: int, backward: bool) -> None:
-    far = _launch.FAR_BACKWARD if backward else _launch.FAR_FORWARD
-    assembly = builds.rows(dtype, arch, backward=backward, tiling=far).assembly
+def test_rolling_at_far_dilations(dtype: str, arch: int, part: bool, statistics: bool) -> None:
+    assembly = builds.rows(dtype, arch, statistics=statistics, part=part, tiling=_launch.FAR_FORWARD).assembly
     assert assembly.spills() == 0
-    wide(assembly, stores=4, bits=".64" if backward else ".128")
+    wide(assembly, stores=4)
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
-def test_small_maps(dtype: str, arch: int, sums: bool, backward: bool) -> None:
-    build = builds.maps(dtype, arch, backward=backward, bias=sums, statistics=sums)
+def test_gradients_of_small_maps(dtype: str, arch: int, bias: bool) -> None:
+    build = builds.maps(dtype, arch, bias=bias)
     assert build.assembly.spills() == 0
     wide(build.assembly, stores=16, bits=".64")
-    assert build.assembly.warps_at_work() >= (9 if backward else 12 if sums else 16)
+    # Two maps on their way take registers, and are worth more on an H200 than a ninth warp.
+    assert build.assembly.warps_at_work() >= 8
     if (dtype, arch) == ("bfloat16", 90):
-        assert (
-            build.an_element()
-            <= {(False, False): 14, (False, True): 20, (True, False): 24, (True, True): 26}[backward, sums]
-        )
+        assert build.an_element() <= (26 if bias else 25)
     # Nothing from map to map but the sums.
-    assert build.assembly.carried == ((9 + sums,) if backward else (2 * sums,))
+    assert build.assembly.carried == (9 + bias,)
 
 
 def test_loops_hand_on_all_that_they_should() -> None:
@@ -177,7 +153,6 @@ def test_loops_hand_on_all_that_they_should() -> None:
     # Sums of two rows for four columns; then the nine of the weight's gradient, and six columns of dy of two rows.
     assert builds.rows("bfloat16", 90).assembly.carried == (0, 8)
     assert builds.rows("bfloat16", 90, statistics=True).assembly.carried == (2, 10)
-    assert builds.rows("bfloat16", 90, tiling=_launch.WIDE_FORWARD).assembly.carried == (0, 16)
     assert builds.rows("bfloat16", 90, backward=True).assembly.carried == (9, 21)
     assert builds.rows("bfloat16", 90, backward=True, bias=True).assembly.carried == (10, 22)
     # Of 5 x 5, sums of four rows for four columns; then 25 sums, and dy of four rows.
@@ -241,7 +216,7 @@ def test_gathering(backward: bool) -> None:
 KERNELS = [
     *(_kernels.rows_forward, _kernels.gather_forward),
     *(_kernels_five.rows_forward_5, _kernels_five_weight.rows_weight_5),
-    *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward),
+    *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward, _kernels_maps.maps_backward),
     *(_kernels_stride.rows_forward_stride_2, _kernels_stride.rows_backward_stride_2),
     *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
     *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),

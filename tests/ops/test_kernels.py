@@ -88,7 +88,7 @@ CASES = {
         (5, 40, 7, 11),
         padding=(2, 3),
         dilation=(2, 3),
-        tiling={"block": 2, "channels": 16, "rows": 1, "tiles": 3, "columns": 1, "stages": 2},
+        tiling={"block": 2, "channels": 16, "rows": 1, "tiles": 3, "columns": 1},
         statistics=True,
     ),
     "small maps without a bias": Case((3, 5, 3, 8), padding=(1, 2), dilation=(1, 2), bias=False),
@@ -157,25 +157,19 @@ CASES = {
     "strips below the image": Case(
         (2, 8, 9, 6), padding=(5, 1), dilation=(8, 1), tiling={"block": 4, "rows": 1, "tiles": 2}
     ),
-    "eight columns": Case((2, 16, 9, 17), tiling={"block": 2, "columns": 8}, dtype="bfloat16", statistics=True),
-    "eight columns, dilated": Case(
-        (2, 24, 9, 31), padding=(2, 2), dilation=(2, 2), tiling={"block": 2, "columns": 8}, statistics=True
+    "sums for a norm": Case((2, 16, 9, 17), tiling={"block": 2}, dtype="bfloat16", statistics=True),
+    "sums for a norm, dilated": Case(
+        (2, 24, 9, 31), padding=(2, 2), dilation=(2, 2), tiling={"block": 2}, statistics=True
     ),
-    "eight columns, partly padded, strips and tiles": Case(
+    "sums for a norm, partly padded, strips and tiles": Case(
         (3, 40, 13, 26),
         padding=(0, 3),
         dilation=(1, 3),
-        tiling={"block": 2, "channels": 16, "rows": 3, "tiles": 3, "stages": 4, "columns": 8},
+        tiling={"block": 2, "channels": 16, "rows": 3, "tiles": 3, "stages": 4},
         dtype="float16",
         statistics=True,
     ),
-    "eight columns without padding": Case(
-        (2, 5, 7, 12), padding=(0, 0), tiling={"block": 1, "stages": 1, "columns": 8}, bias=False
-    ),
-    "eight columns of one": Case((9, 8, 3, 1), tiling={"block": 4, "columns": 8}, dtype="bfloat16", statistics=True),
-    "eight columns run on": Case(
-        (5, 16, 7, 15), tiling={"block": 2, "tiles": 3, "run_on": True, "columns": 8}, dtype="bfloat16"
-    ),
+    "sums for a norm of one column": Case((9, 8, 3, 1), tiling={"block": 4}, dtype="bfloat16", statistics=True),
     "tiles of the gathering kernel": Case(
         (2, 16, 6, 7), stride=(2, 1), tiling={"block": 16, "channels": 16, "tiles": 3}
     ),
@@ -235,7 +229,6 @@ def cases(draw):
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 40)), height, width)
     dtype = draw(st.sampled_from(sorted(TOLERANCE)))
     cut = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": draw(st.booleans())}
-    cut["columns"] = draw(st.sampled_from((4, 8))) if rolling == 3 else 4
     tiling = cut if rolling and draw(st.booleans()) else None
     return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()), tiling=tiling)
 

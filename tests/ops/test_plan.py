@@ -10,8 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from convblocks.ops import _launch, _launch_stride
 from convblocks.ops._tiling import Plan, Tiling, blocks
 
-TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD, _launch.FAR_BACKWARD]
-TILINGS += [_launch.WIDE_FORWARD]
+TILINGS = [_launch.ROWS_FORWARD, _launch.FAR_FORWARD, _launch.ROWS_BACKWARD]
 PLACES = 1056
 
 
@@ -72,45 +71,22 @@ def test_what_was_measured():
     assert (plan.rows, plan.tiles, plan.programs) == (4, 8, 1024)
     assert _launch.at_once(backward, 2) == 528
     assert _launch.at_once(_launch.ROWS_FORWARD, 4) == 1584
-    assert _launch.at_once(_launch.WIDE_FORWARD, 2) == 1584
-    assert _launch.busy(_launch.WIDE_FORWARD) == 1056
-
-
-def test_rows_are_not_read_twice_for_places_that_memory_leaves_idle():
-    # By places alone, three strips of 11 rows would be done first: 2 * 13 rounds where one strip takes 33.
-    cut = 512, 64, 32, 32, (1, 1), _launch.WIDE_FORWARD, 1584
-    assert _launch.plan_rows(*cut).rows == 11
-    plan = _launch.plan_rows(*cut, busy=1056)
-    assert (plan.rows, plan.strips, plan.quads, plan.programs) == (32, 1, 4, 1024)
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "dilation", "itemsize", "expected"),
+    ("height", "dilation", "itemsize", "expected"),
     [
-        (32, 32, 1, 2, _launch.WIDE_FORWARD),
-        (112, 112, 8, 2, _launch.WIDE_FORWARD),
-        (28, 28, 1, 4, _launch.WIDE_FORWARD),
-        (56, 56, 8, 2, _launch.WIDE_FORWARD),
-        # Twelve columns are three units of four, or two of eight, of which four columns are none.
-        (12, 12, 1, 2, _launch.ROWS_FORWARD),
-        (32, 4, 1, 2, _launch.ROWS_FORWARD),
-        (32, 32, 8, 2, _launch.FAR_FORWARD),
-        (32, 32, 8, 4, _launch.ROWS_FORWARD),
+        (32, 1, 2, _launch.ROWS_FORWARD),
+        (33, 8, 2, _launch.ROWS_FORWARD),
+        (32, 8, 2, _launch.FAR_FORWARD),
+        (32, 8, 4, _launch.ROWS_FORWARD),
+        (4, 1, 2, _launch.FAR_FORWARD),
     ],
 )
-def test_eight_columns_where_they_are_there(height, width, dilation, itemsize, expected):
-    of = height, width, (dilation, dilation), itemsize
-    assert _launch.rolling_forward(*of, True) == expected
-    assert _launch.rolling_forward(*of, False) == (_launch.WIDE_UNBOUND if expected.columns == 8 else expected)
-
-
-def test_a_bound_on_registers_says_how_many_programs_run_at_a_time():
-    assert _launch.at_once(Tiling(warps=1, registers=184), 2) == 132 * 11
-    assert _launch.at_once(Tiling(warps=2, registers=184), 2) == 132 * 5
-    assert _launch.at_once(Tiling(warps=1, registers=168), 4) == 132 * 12
-    # Of an odd number of channels of 16 bits there is no bound.
-    bounded = Tiling(warps=1, registers=184)
-    assert [_launch.fit(bounded, *of).registers for of in ((63, 2), (63, 4), (64, 2))] == [0, 184, 184]
+def test_strips_of_few_rows_run_on(height, dilation, itemsize, expected):
+    assert _launch.rolling_forward(height, (dilation, 1), itemsize, False) == expected
+    few = expected == _launch.FAR_FORWARD
+    assert _launch.rolling_forward(height, (dilation, 1), itemsize, True) == (expected if few else _launch.SUMS_OF_PART)
 
 
 def test_a_cut_that_was_asked_for_is_kept():
