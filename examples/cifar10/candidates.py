@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import frontier
 import timm.layers
+import tiniest
 from torch import Tensor, nn
 
 from convblocks import ConvNormAct, DilatedDownsample, GAPHead, MixedDepthwise, Residual
@@ -143,6 +144,10 @@ CANDIDATES: dict[str, Callable[[], nn.Module]] = {
     "dense first stage": lambda: network((24, 48, 72), (1, 3, 2), MIXED_3, inverted, dense_first=True),
     "gated by sigmoid": lambda: network((32, 56, 80), (2, 3, 2), MIXED_3, gated_sigmoid),
     "larger kernels": lambda: network((32, 48, 72), (2, 3, 2), (LARGE, LARGE, LATE), inverted),
+    "tiniest, published": tiniest.tiniest,
     "later blocks": lambda: network((32, 40, 72), (1, 2, 3), MIXED_3, inverted),
 }
-"""By what sets each apart: the first is gated, those after it are inverted unless they say otherwise."""
+"""By what sets each apart: the first is gated, those after it are inverted unless they say otherwise.
+
+`tiniest, published` is the yardstick: not of this family, and not ours.
+"""
