@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.ways import autocast
 from convblocks import DepthwiseSeparableConv, ops
+from convblocks.layers import _fusion
 
 Pair = tuple[int, int]
 Calls = dict[str, Callable[[], Any]]
@@ -32,6 +33,14 @@ class Case(NamedTuple):
         size = "x".join(map(str, self.shape))
         block = f" to {self.out}" if self.out else ""
         return f"{size}{block} k{self.kernel} s{self.stride} d{self.dilation} {self.dtype}"
+
+
+class NormCase(NamedTuple):
+    """A batch norm in training, and a ReLU behind it or nothing."""
+
+    shape: tuple[int, int, int, int]
+    dtype: str = "bfloat16"
+    act: bool = True
 
 
 # At least 64 MB of bfloat16, so that no L2 cache holds one; then the sizes of CIFAR networks, which it does hold.
@@ -221,6 +230,34 @@ class StepData:
         return _errors(self.case, 0.1, pairs)
 
 
+class NormData:
+    """A norm in training as the blocks call it, forward and backward, by the backend in force."""
+
+    def __init__(self, case: NormCase, device: str, layout: torch.memory_format) -> None:
+        self.case, self.dtype = case, DTYPES[case.dtype]
+        x = torch.randn(case.shape, device=device).to(self.dtype, memory_format=layout)
+        self.x, self.dy = x.requires_grad_(), torch.randn_like(x)
+        self.norm = nn.BatchNorm2d(case.shape[1], device=device)
+        self.parts = [self.norm, *([nn.ReLU()] if case.act else [])]
+
+    def step(self, training: bool) -> Callable[[], Any]:
+        leaves = [self.x, *self.norm.parameters()]
+        return lambda: torch.autograd.grad(_fusion.chained(self.parts, self.x), leaves, self.dy)
+
+    def check(self) -> dict[str, float]:
+        """Return the errors of our gradients against float64."""
+        x = self.x.detach().double().requires_grad_()
+        parts = copy.deepcopy(nn.Sequential(*self.parts)).double()
+        exact = torch.autograd.grad(parts(x), [x, *parts.parameters()], self.dy.double())
+        with _poisoned_memory(), ops.backend("triton"):
+            found = self.step(training=True)()
+        # Where a rounded value crosses the bend of the ReLU, its gradient is another one.
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, *pair in zip(("dx", "d_weight", "d_shift"), found, exact, strict=True):
+            pairs[name] = (pair[0], pair[1])
+        return _errors(self.case, 0.1, pairs)
+
+
 def data(case: Case, device: str, layout: torch.memory_format) -> Data | BlockData:
     # Float32 is meant, but the product of a whole block, which both sides may round to TF32 as PyTorch does by default.
     torch.backends.cudnn.allow_tf32 = bool(case.out)
@@ -237,7 +274,7 @@ class _poisoned_memory:
         torch.use_deterministic_algorithms(False)
 
 
-def _errors(case: Case, limit: float, pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+def _errors(case: Case | NormCase, limit: float, pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
     errors = {name: _relative(*pair) for name, pair in pairs.items()}
     for name, error in errors.items():
         if not error <= limit:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.cases import DTYPES, BlockData, Case, Data, StepData, data
+from benchmarks.cases import DTYPES, BlockData, Case, Data, NormCase, NormData, StepData, data
 from benchmarks.timing import Timing, back_to_back, captured, measure
 from benchmarks.warm import compile_all
 from convblocks import ops
-from convblocks.ops import _choice, _separable
+from convblocks.ops import _choice, _norm_training, _separable
 
 WHERE = ((3, 1, 1), (3, 1, 2), (3, 2, 1), (3, 2, 2), (5, 1, 1), (5, 2, 1), (7, 1, 1))
 CHANNELS = ((64, 64), (64, 128), (128, 128), (32, 64), (32, 32), (16, 32), (16, 16), (64, 256))
@@ -20,7 +20,7 @@ CHANNELS = ((64, 64), (64, 128), (128, 128), (32, 64), (32, 32), (16, 32), (16, 
 SHORT = ((4, 1), (8, 2))
 # What fewer blocks are made of, and how many channels those have.
 RARE, RARE_CHANNELS = ((5, 1, 1), (3, 2, 2)), CHANNELS[:5]
-KINDS = [
+KINDS: list[Case | NormCase] = [
     kind
     # What networks are trained and used in comes first: the time may end.
     for dtype in sorted(DTYPES, key=("bfloat16", "float16", "float32").index)
@@ -29,11 +29,12 @@ KINDS = [
         *(Case((1, c, 32, 32), *where, dtype, o) for c, o in CHANNELS for where in WHERE[:3]),
         *(Case((1, c, 32, 32), *where, dtype, o) for c, o in RARE_CHANNELS for where in RARE),
         *(Case((1, c, size, size), 3, 1, dilation, dtype, c) for c in (64, 128) for size, dilation in SHORT),
+        *(NormCase((1, c, 32, 32), dtype, act) for c in (16, 32, 64, 128, 256) for act in (True, False)),
         *(Case((1, 64, 32, 32), *where, dtype) for where in WHERE[3:]),
         *(Case((1, 64, size, size), 3, 1, dilation, dtype) for size, dilation in SHORT),
     )
 ]
-QUICK_KINDS = [Case((1, 64, 32, 32), dtype="float32"), Case((1, 64, 32, 32), 3, 2, 1, out=256)]
+QUICK_KINDS: list[Case | NormCase] = [Case((1, 64, 32, 32), dtype="float32"), Case((1, 64, 32, 32), 3, 2, 1, out=256)]
 SIZES = (16, 64, 256)
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -50,9 +51,9 @@ class Decision(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A kind of convolution or block, in one layout, with or without gradients."""
+    """A kind of convolution, block or norm, in one layout, with or without gradients."""
 
-    kind: Case
+    kind: Case | NormCase
     layout: str
     training: bool
 
@@ -61,6 +62,8 @@ class Question(NamedTuple):
         """The key of the table."""
         kind = self.kind
         x = torch.empty(kind.shape, dtype=DTYPES[kind.dtype]).to(memory_format=LAYOUTS[self.layout])
+        if isinstance(kind, NormCase):
+            return _norm_training.norm_case(x, "relu" if kind.act else "")
         c, kernel = kind.shape[1], (kind.kernel, kind.kernel)
         where = (kind.stride, kind.stride), (kind.dilation, kind.dilation)
         if not kind.out:
@@ -69,21 +72,30 @@ class Question(NamedTuple):
             x, torch.empty(c, 1, *kernel), torch.empty(kind.out, c, 1, 1), *where, self.training
         )
 
-    def data(self, images: int, device: str) -> Data | BlockData | StepData:
+    def asked(self) -> bool:
+        """Tell whether some kernel could answer: of blocks and norms there are none in another layout."""
+        if isinstance(self.kind, NormCase):
+            return self.training and self.layout == "channels_last"
+        return not self.kind.out or self.layout == "channels_last"
+
+    def data(self, images: int, device: str) -> Data | BlockData | StepData | NormData:
         """Return the tensors of one size."""
+        shape, layout = (images, *self.kind.shape[1:]), LAYOUTS[self.layout]
+        if isinstance(self.kind, NormCase):
+            return NormData(self.kind._replace(shape=shape), device, layout)
         make = StepData if self.kind.out and self.training else data
-        return make(self.kind._replace(shape=(images, *self.kind.shape[1:])), device, LAYOUTS[self.layout])
+        return make(self.kind._replace(shape=shape), device, layout)
 
 
-def questions(kinds: Iterable[Case]) -> list[Question]:
-    """Return what there is to decide: convolutions in both layouts, blocks in channels_last.
+def questions(kinds: Iterable[Case | NormCase]) -> list[Question]:
+    """Return what there is to decide: convolutions in both layouts, blocks and norms in channels_last.
 
     Of each dtype, what the blocks were made for comes first: the time may end.
     """
     every = [Question(*rest) for rest in itertools.product(kinds, LAYOUTS, (False, True))]
     dtypes = list(dict.fromkeys(q.kind.dtype for q in every))
     every.sort(key=lambda q: (dtypes.index(q.kind.dtype), q.layout == "contiguous"))
-    return [q for q in every if not (q.kind.out and q.layout == "contiguous")]
+    return [q for q in every if q.asked()]
 
 
 def warm(todo: Sequence[Question], device: str, seconds: float, processes: int | None = None) -> list[str]:

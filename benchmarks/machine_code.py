@@ -72,7 +72,7 @@ def jobs(quick: bool) -> Iterator[Job]:
             for name in ("pointwise_forward", "pointwise_backward"):
                 yield row | {"kernel": name}, _later(builds.training, name, dtype, arch, channels, out)
         for channels in (64, 256) if every or quick else ():
-            for name in ("normalise", "norm_sums", "norm_backward"):
+            for name in ("normalise", "channel_sums", "norm_sums", "norm_backward"):
                 call = _later(builds.training, name, dtype, arch, channels, channels)
                 yield kind | {"channels": channels, "kernel": name}, call
 

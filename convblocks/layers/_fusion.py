@@ -1,4 +1,4 @@
-"""What of a depthwise separable block is one operation, as `convblocks.ops` computes it on CUDA."""
+"""What of a block is one operation, as `convblocks.ops` computes it on CUDA: all of a separable one, norms of any."""
 
 # What torch keeps to itself, hooks above all, and leaves without types.
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -67,6 +68,50 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
         if whole.reason != GRADIENTS:
             return None
     return _train(found, x) if _trained(found, x).path == "fused" else None
+
+
+def chained(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply modules in their order, a batch norm in training and the activation behind it as one where that pays."""
+    if not _looks_for_norms(x):
+        for part in parts:
+            x = part(x)
+        return x
+    waiting = list(parts)
+    while waiting:
+        part = waiting.pop(0)
+        found = _norm_and_act(part, waiting, x)
+        x = part(x) if found is None else found
+    return x
+
+
+def _looks_for_norms(x: object) -> bool:
+    # A symbolic trace hands over no tensor, and holds the modules.
+    if not isinstance(x, Tensor) or not x.is_cuda:
+        return False
+    from convblocks import ops
+
+    return ops.at_work() and not _watched_everywhere()
+
+
+def _norm_and_act(part: nn.Module, waiting: list[nn.Module], x: Tensor) -> Tensor | None:
+    """Return what a norm in training and the next activation give by one operation, and take that from the list."""
+    if type(part) is not nn.BatchNorm2d or not (part.training or part.running_mean is None) or _watched(part):
+        return None
+    from convblocks import ops
+
+    after = 0
+    while after < len(waiting) and type(waiting[after]) is nn.Identity and not _watched(waiting[after]):
+        after += 1
+    act = _activation(waiting[after]) if after < len(waiting) and not _watched(waiting[after]) else None
+    stage = ops.Stage(None, part.running_mean, part.running_var, part.weight, part.bias, part.eps, act or "")
+    if ops.norm_choice(x, stage).path != "fused":
+        return None
+    out, stats = ops.norm_training(x, stage)
+    if part.training and part.track_running_stats:
+        _remember([(part, stats.detach())])
+    if act is not None:
+        del waiting[: after + 1]
+    return out
 
 
 def choice(block: nn.Module, x: Tensor) -> Choice:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convblocks.layers import _fusion
 from convblocks.layers._arguments import (
     PADDING_MODES,
     IntPair,
@@ -61,10 +62,7 @@ class Chain(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
         """Apply the children in their order to (N, in_channels, H, W)."""
-        x = input
-        for part in self:
-            x = part(x)
-        return x
+        return _fusion.chained(self, input)
 
     def fuse(self) -> Self:
         """Return a copy with each batch norm folded into the convolution right before it.

@@ -3,6 +3,7 @@
 from convblocks.ops._choice import Choice, at_work, backend, choice
 from convblocks.ops._depthwise import depthwise_conv2d
 from convblocks.ops._explain import explain
+from convblocks.ops._norm_training import norm_choice, norm_training
 from convblocks.ops._separable import depthwise_separable_conv2d, separable_choice
 from convblocks.ops._stage import Stage
 from convblocks.ops._training import separable_training, training_choice
@@ -16,6 +17,8 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_separable_conv2d",
     "explain",
+    "norm_choice",
+    "norm_training",
     "separable_choice",
     "separable_training",
     "training_choice",

@@ -87,6 +87,38 @@ def normalise(
 
 
 @triton.jit(do_not_specialize=POSITIONS)
+def channel_sums(
+    Y,
+    AROUND,
+    PART,
+    M,
+    UNITS,
+    TILES,
+    UNIT: tl.constexpr,
+    STAGES: tl.constexpr,
+    BP: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """What the statistics of a norm are made of: the sums of y - around and of its square."""
+    C = UNITS * UNIT
+    c = tl.arange(0, BC)
+    c_ok = c < C
+    around = load_around(AROUND, c, c_ok)[None, :]
+    plain = tl.zeros((BP, BC), tl.float32)
+    squares = tl.zeros((BP, BC), tl.float32)
+    pid = tl.program_id(0)
+    for tile in tl.range(TILES, num_stages=STAGES):
+        at, ok = _tile(pid * TILES + tile, M, C, c, c_ok, BP)
+        y = tl.load(Y + at, mask=ok, other=0.0).to(tl.float32)
+        y = tl.where(ok, y - around, 0.0)
+        plain += y
+        squares = tl.fma(y, y, squares)
+    row = PART + pid * (2 * C) + c
+    tl.store(row, tl.sum(plain, 0), mask=c_ok)
+    tl.store(row + C, tl.sum(squares, 0), mask=c_ok)
+
+
+@triton.jit(do_not_specialize=POSITIONS)
 def norm_sums(
     Y,
     DOUT,
@@ -132,20 +164,34 @@ def norm_sums(
 def norm_backward(
     Y,
     DU,
+    MEAN,
+    VARIANCE,
+    WEIGHT,
+    SHIFT,
     FACTOR,
     DY,
     M,
     UNITS,
     UNIT: tl.constexpr,
+    HAS: tl.constexpr,
+    EPS: tl.constexpr,
+    ACT: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Dy = du * FACTOR[0] + y * FACTOR[1] + FACTOR[2], which is what a norm's gradient comes to."""
+    """Dy = du * FACTOR[0] + y * FACTOR[1] + FACTOR[2], which is what a norm's gradient comes to.
+
+    With an activation DU is the gradient of what that gives, and du is made of it.
+    """
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     at, ok = _tile(tl.program_id(0), M, C, c, c < C, BP)
     y = tl.load(Y + at, mask=ok, other=0.0).to(tl.float32)
     du = tl.load(DU + at, mask=ok, other=0.0).to(tl.float32)
+    if ACT != "":
+        scale, shift = load_affine(MEAN, MEAN, VARIANCE, WEIGHT, SHIFT, EPS, HAS, c, c < C)
+        u = tl.fma(y, tl.broadcast_to(scale, y.shape), tl.broadcast_to(shift, y.shape))
+        du *= slope(u, ACT)
     of_du, of_y, alone = _load_factors(FACTOR, C, c, c < C)
     tl.store(DY + at, _from_factors(du, y, of_du, of_y, alone).to(DY.dtype.element_ty), mask=ok)
 

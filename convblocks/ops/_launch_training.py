@@ -1,4 +1,4 @@
-"""How the kernels of `_kernels_training` are cut and started."""
+"""How the kernels of `_kernels_training` are cut and started: of whole blocks, and of a norm alone."""
 
 from __future__ import annotations
 
@@ -83,13 +83,68 @@ def forward(
             _options(plan, c, o, None, _constants(first), STATISTICS=batch[1], STAGES=STAGES),
         )
         stats2 = _launch_sums.statistics(part, near, m) if batch[1] else _known(second)
-        plan = cut(m, o, m)
-        kernels.normalise.start(
-            plan.programs,
-            (y2, *_norm(stats2, second), out, m, *_units(o)),
-            _options(plan, o, None, None, _constants(second)),
-        )
+        _normalise(y2, stats2, second, out)
     return out, y1, y2, stats1, stats2
+
+
+def norm_forward(y: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor]:
+    """Return the activation of the norm of y, and the norm's statistics; y is channels_last."""
+    n, c, h, w = y.shape
+    m = n * h * w
+    out = _empty(y, y.shape)
+    with torch.cuda.device_of(y):
+        if batch:
+            plan, near = cut(m, c, PROGRAMS), _around(stage, y, c)
+            part = y.new_empty((plan.programs, 2, c), dtype=torch.float32)
+            kernels.channel_sums.start(
+                plan.programs,
+                (y, near, part, m, *_units(c), plan.tiles),
+                _options(plan, c, None, None, None, STAGES=STAGES),
+            )
+            stats = _launch_sums.statistics(part, near, m)
+        else:
+            stats = _known(stage)
+        _normalise(y, stats, stage, out)
+    return out, stats
+
+
+def norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of y, and of the norm's weight and shift."""
+    dout = dout.contiguous(memory_format=torch.channels_last)
+    n, c, h, w = y.shape
+    m, dy = n * h * w, _empty(y, y.shape)
+    with torch.cuda.device_of(y):
+        of = _launch_sums.gradients(_norm_sums(dout, y, stats, stage), stats, stage, batch, m)
+        plan = cut(m, c, m)
+        kernels.norm_backward.start(
+            plan.programs,
+            (y, dout, *_norm(stats, stage), of.table, dy, m, *_units(c)),
+            _options(plan, c, None, None, _constants(stage)),
+        )
+    return dy, of.weight, of.shift
+
+
+def _normalise(y: Tensor, stats: Tensor, stage: Stage, out: Tensor) -> None:
+    (n, c, h, w), of = y.shape, _norm(stats, stage)
+    m = n * h * w
+    plan = cut(m, c, m)
+    kernels.normalise.start(
+        plan.programs, (y, *of, out, m, *_units(c)), _options(plan, c, None, None, _constants(stage))
+    )
+
+
+def _norm_sums(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
+    """Return rows of sums of du and of du * (y - mean)."""
+    n, c, h, w = y.shape
+    m = n * h * w
+    plan = cut(m, c, PROGRAMS)
+    part = y.new_empty((plan.programs, 2, c), dtype=torch.float32)
+    kernels.norm_sums.start(
+        plan.programs,
+        (y, dout, *_norm(stats, stage), part, m, *_units(c), plan.tiles),
+        _options(plan, c, None, None, _constants(stage), STAGES=STAGES),
+    )
+    return part
 
 
 def backward(
@@ -114,14 +169,7 @@ def backward(
     m, o = n * h * w, pointwise.shape[0]
     norm1, norm2 = _norm(stats1, first), _norm(stats2, second)
     with torch.cuda.device_of(x):
-        plan = cut(m, o, PROGRAMS)
-        part = x.new_empty((plan.programs, 2, o), dtype=torch.float32)
-        kernels.norm_sums.start(
-            plan.programs,
-            (y2, dout, *norm2, part, m, *_units(o), plan.tiles),
-            _options(plan, o, None, None, _constants(second), STAGES=STAGES),
-        )
-        of2 = _launch_sums.gradients(part, stats2, second, batch[1], m)
+        of2 = _launch_sums.gradients(_norm_sums(dout, y2, stats2, second), stats2, second, batch[1], m)
         plan = cut(m, max(c, o), PROGRAMS_BACKWARD, widest_backward(x.element_size()))
         part = x.new_empty((plan.programs, 2, c), dtype=torch.float32)
         part_point = x.new_empty((plan.programs, o, c), dtype=torch.float32)
@@ -139,7 +187,9 @@ def backward(
         plan = cut(m, c, m)
         # In its place: every element is read and written by one program.
         kernels.norm_backward.start(
-            plan.programs, (y1, du1, of1.table, du1, m, *_units(c)), _options(plan, c, None, None, None)
+            plan.programs,
+            (y1, du1, *norm1, of1.table, du1, m, *_units(c)),
+            _options(plan, c, None, None, _constants(first._replace(act=""))),
         )
     dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False)
     return dx, d_depthwise, d_pointwise, of1.weight, of1.shift, of2.weight, of2.shift

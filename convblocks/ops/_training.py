@@ -145,25 +145,27 @@ def _compute(
         return _launch_training.forward(x, depthwise, pointwise, first, second, which, s, p, d)
     depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y1 = channels_last(F.conv2d(x, depthwise, None, s, p, d, x.shape[1]))
-    stats1 = _statistics(y1, first, which[0])
-    y2 = channels_last(F.conv2d(_activated(y1, stats1, first), pointwise))
-    stats2 = _statistics(y2, second, which[1])
-    return channels_last(_activated(y2, stats2, second)), y1, y2, stats1, stats2
+    stats1 = statistics(y1, first, which[0])
+    y2 = channels_last(F.conv2d(activated(y1, stats1, first), pointwise))
+    stats2 = statistics(y2, second, which[1])
+    return channels_last(activated(y2, stats2, second)), y1, y2, stats1, stats2
 
 
 _training = library.custom_op("convblocks::separable_training", _compute, mutates_args=())
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def wide(x: Tensor) -> torch.dtype:
+    """Return the dtype that sums over a tensor have."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def _statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
+def statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
+    """Return a norm's mean, variance, and variance over one position less, by PyTorch's operations."""
     if not batch:
         assert stage.mean is not None
         assert stage.variance is not None
-        return torch.stack((stage.mean, stage.variance, stage.variance)).to(_wide(y))
-    variance, mean = torch.var_mean(y.to(_wide(y)), (0, 2, 3), correction=0)
+        return torch.stack((stage.mean, stage.variance, stage.variance)).to(wide(y))
+    variance, mean = torch.var_mean(y.to(wide(y)), (0, 2, 3), correction=0)
     count = y.numel() // y.shape[1]
     return torch.stack((mean, variance, variance * (count / (count - 1) if count > 1 else math.nan)))
 
@@ -173,7 +175,8 @@ def _normalised(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
     return F.batch_norm(y.to(stats.dtype), stats[0], stats[1], weight, shift, False, 0.0, stage.eps)
 
 
-def _activated(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
+def activated(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
+    """Return the activation of the norm of y by PyTorch's operations."""
     return ACTIVATIONS[stage.act](_normalised(y, stats, stage)).to(y.dtype)
 
 
@@ -199,7 +202,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (n, c), o = x.shape[:2], pointwise.shape[0]
     size = sizes(x, depthwise, stride, padding, dilation)
-    stats1, stats2 = (x.new_empty((3, width), dtype=_wide(x)) for width in (c, o))
+    stats1, stats2 = (x.new_empty((3, width), dtype=wide(x)) for width in (c, o))
     return empty(x, (n, o, *size)), empty(x, (n, c, *size)), empty(x, (n, o, *size)), stats1, stats2
 
 
@@ -237,12 +240,12 @@ def _compute_gradients(
     else:
         of_weights = depthwise.dtype, pointwise.dtype
         depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
-        d_y2, d_weight2, d_shift2 = _norm_backward(dout, y2, stats2, second, which[1])
-        z = _activated(y1, stats1, first)
+        d_y2, d_weight2, d_shift2 = norm_backward(dout, y2, stats2, second, which[1])
+        z = activated(y1, stats1, first)
         dz, d_pointwise, _ = torch.ops.aten.convolution_backward(
             d_y2, z, pointwise, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        d_y1, d_weight1, d_shift1 = _norm_backward(dz, y1, stats1, first, which[0])
+        d_y1, d_weight1, d_shift1 = norm_backward(dz, y1, stats1, first, which[0])
         dx, d_depthwise, _ = torch.ops.aten.convolution_backward(
             d_y1, x, depthwise, None, s, p, d, False, [0, 0], x.shape[1], [True, True, False]
         )
@@ -270,7 +273,8 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+def norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of y and of the norm's weight and shift by PyTorch's operations."""
     # Below the operator nothing is recorded: torch.autograd.grad has no place here.
     u = _normalised(y, stats, stage)
     du = _SLOPES[stage.act](dout.to(u.dtype), u)

@@ -7,10 +7,11 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from benchmarks import decide, kernels, warm
-from benchmarks.cases import Case
+from benchmarks.cases import Case, NormCase
 from benchmarks.timing import Timing
 from convblocks import DepthwiseSeparableConv, ops
-from convblocks.ops import _choice
+from convblocks.layers import _fusion
+from convblocks.ops import _choice, _norm_training
 from tests.ops.test_choice import gpu as gpu
 
 CONV = "float32 3x3 stride 1x1 undilated channels_last inference"
@@ -183,6 +184,20 @@ def test_a_question_asks_under_the_name_that_the_blocks_look_up(out):
         layout = "channels_last" if x.is_contiguous(memory_format=torch.channels_last) else "contiguous"
         assert layout in question.name
         assert x.shape == (3, 16, 8, 8)
+
+
+@pytest.mark.parametrize("act", [True, False])
+def test_a_question_of_a_norm_asks_under_the_name_that_the_blocks_look_up(act, monkeypatch):
+    asked = []
+    (question,) = decide.questions([NormCase((1, 16, 8, 8), "float32", act)])
+    made = question.data(3, "cpu")
+    assert made.x.shape == (3, 16, 8, 8)
+    monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
+    monkeypatch.setattr(_fusion, "_looks_for_norms", lambda x: True)
+    monkeypatch.setattr(_norm_training, "decide", lambda x, path, key: asked.append(key()) or ops.Choice(path, ""))
+    assert max(made.check().values()) < 1e-5
+    made.step(training=True)()
+    assert asked == [question.name] * 2
 
 
 def _square(number):

@@ -123,6 +123,46 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
     return found
 
 
+def norm_errors(
+    shape: tuple[int, int, int, int], kind: str, act: str, batch: bool, affine: bool
+) -> dict[str, tuple[float, float]]:
+    """Relative errors against float64, of the kernels of a norm in training and of PyTorch's operations."""
+    from convblocks.ops import _launch_training, _norm_training
+
+    _launch_training.PROGRAMS = 7
+    torch.manual_seed(0)
+    dtype, c = getattr(torch, kind), shape[1]
+    y = laid_out((torch.randn(shape) + 1.5).to(dtype), "channels_last")
+    one = stage(c, "norm affine" if affine else "norm", act, torch.float32)
+    dout = laid_out(torch.randn(shape).to(dtype), "channels_last")
+    out, stats = _launch_training.norm_forward(y, one, batch)
+    gradients = _launch_training.norm_backward(dout, y, stats, one, batch)
+    again = _launch_training.norm_backward(dout, y, stats, one, batch)
+    assert all(torch.equal(first, second) for first, second in zip(gradients, again, strict=True))
+
+    def modules(wide: torch.dtype) -> list[Tensor]:
+        narrow = torch.float64 if wide == torch.float64 else torch.float32
+        leaves = [t if t is None else t.to(narrow).requires_grad_() for t in (one.weight, one.shift)]
+        x = y.to(wide).requires_grad_()
+        known = [None if t is None else t.to(narrow) for t in (one.mean, one.variance)]
+        result = _norm_training._composed(x, *leaves, *known, batch, one.eps, act)
+        wanted = [x, *(t for t in leaves if t is not None)]
+        return [result.detach(), *torch.autograd.grad(result, wanted, dout.to(wide))]
+
+    names = ["out", "dy", "d_weight", "d_shift"] if affine else ["out", "dy"]
+    results = [out, *gradients][: len(names)]
+    found = {
+        name: (relative(mine, true), relative(other, true))
+        for name, mine, true, other in zip(names, results, modules(torch.float64), modules(dtype), strict=True)
+    }
+    variance, mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+    true_ones = (mean, variance) if batch else (one.mean, one.variance)
+    for name, mine, true in zip(("mean", "variance"), stats, true_ones, strict=False):
+        assert true is not None
+        found[name] = relative(mine, true), 0.0
+    return found
+
+
 def sums_of(rows: int, columns: int) -> dict[str, float]:
     """Relative errors against float64 of what is made of rows of sums."""
     from convblocks.ops import _launch_sums

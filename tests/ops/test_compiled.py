@@ -17,7 +17,7 @@ import torch
 from benchmarks import emulate
 from benchmarks.ptx_numbers import Fault
 from convblocks.ops import _start
-from tests.ops.separable_worker import Block, Training, block_errors, training_errors
+from tests.ops.separable_worker import Block, Training, block_errors, norm_errors, training_errors
 from tests.ops.test_kernels import CASES, check
 from tests.ops.worker import errors
 
@@ -69,6 +69,11 @@ def test_a_row_that_is_not_there_is_noticed(monkeypatch) -> None:
 
 def test_a_compiled_training_step_agrees_with_float64(compiled) -> None:
     for name, (ours, theirs) in training_errors(Training((2, 16, 7, 6), 24, dtype="bfloat16")).items():
+        assert ours <= max(1.5 * theirs, 8e-3), f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
+
+
+def test_a_compiled_norm_in_training_agrees_with_float64(compiled) -> None:
+    for name, (ours, theirs) in norm_errors((2, 24, 7, 6), "bfloat16", "silu", True, True).items():
         assert ours <= max(1.5 * theirs, 8e-3), f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import library, nn
 
-from convblocks import DepthwiseSeparableConv, DilatedDownsample, ops
+from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, ops
 from convblocks.layers import _fusion
 from convblocks.ops import Stage, _training
 from tests.ops.separable_worker import Block, stage
@@ -352,6 +352,34 @@ def test_blocks_against_float64(machine, blocks, name, mode, dtype):
         for key, true in exact.items():
             bent = key not in ("y",) and "running" not in key and mode != "inference"
             floor = max(2 * FLOOR[dtype], 8e-2 if bent else 0.0, 0.0 if machine.cuda else 2e-2)
+            error, allowed = relative(found[key], true), max(floor, 1.5 * relative(other[key], true))
+            assert error <= allowed, f"{key} is off by {error:.1e}, more than {allowed:.1e}"
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.SiLU, None])
+@pytest.mark.parametrize("channels", [7, 48, 64, 300])
+def test_norms_in_training_against_float64(machine, monkeypatch, channels, act, dtype):
+    """Two steps: what the second meets is what the first left behind."""
+    if not machine.cuda:
+        monkeypatch.setattr(_fusion, "_looks_for_norms", lambda x: True)
+    block = settled(ConvNormAct(channels, channels, 1, act_layer=act)).to(
+        machine.device, memory_format=torch.channels_last
+    )
+    block.train()
+    theirs, wide = copy.deepcopy(block), copy.deepcopy(block).double()
+    x = torch.randn(6, channels, 24, 20, device=machine.device).to(dtype).to(memory_format=torch.channels_last)
+    dy = torch.randn_like(x, dtype=torch.float64)
+    for _ in range(2):
+        with torch.autocast(machine.device, dtype, enabled=dtype != torch.float32):
+            assert ops.norm_choice(x, Stage()).path == "fused"
+            found = outcome(block, x, dy)
+            with ops.backend("torch"):
+                other = outcome(theirs, x, dy)
+        with ops.backend("torch"):
+            exact = outcome(wide, x.double(), dy)
+        assert found.keys() == exact.keys()
+        for key, true in exact.items():
+            floor = max(2 * FLOOR[dtype], 8e-2 if act is nn.ReLU and key != "y" else 0.0, 0.0 if machine.cuda else 2e-2)
             error, allowed = relative(found[key], true), max(floor, 1.5 * relative(other[key], true))
             assert error <= allowed, f"{key} is off by {error:.1e}, more than {allowed:.1e}"
 

@@ -25,7 +25,7 @@ def test_products(name: str, dtype: str, channels: int, out: int, arch: int) -> 
     assert any("MMA" in n for n in assembly.instructions)
 
 
-@pytest.mark.parametrize("name", ["normalise", "norm_sums", "norm_backward"])
+@pytest.mark.parametrize("name", ["normalise", "channel_sums", "norm_sums", "norm_backward"])
 def test_passes_over_one_tensor(name: str) -> None:
     for dtype, channels in (("bfloat16", 64), ("bfloat16", 256), ("float32", 128)):
         assembly = builds.training(name, dtype, 90, channels, channels).assembly
