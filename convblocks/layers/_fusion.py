@@ -85,12 +85,12 @@ def chained(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def _looks_for_norms(x: object) -> bool:
-    # A symbolic trace hands over no tensor, and holds the modules.
-    if not isinstance(x, Tensor) or not x.is_cuda:
+    # A symbolic trace hands over no tensor, and holds the modules; torch.compile makes kernels of norms itself.
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cuda:
         return False
-    from convblocks import ops
+    from convblocks.ops import _choice
 
-    return ops.at_work() and not _watched_everywhere()
+    return _choice.norms_at_work() and not _watched_everywhere()
 
 
 def _norm_and_act(part: nn.Module, waiting: list[nn.Module], x: Tensor) -> Tensor | None:

@@ -93,6 +93,20 @@ def at_work() -> bool:
     return _current == "triton" or (_current != "torch" and bool(_TABLE))
 
 
+def norms_at_work() -> bool:
+    """Whether any norm could take a kernel. Asked of every block in training, it must not take the host's time."""
+    global _norms
+    if _current in ("torch", "triton"):
+        return _current == "triton"
+    table, known = _norms
+    if table is not _TABLE:
+        table, known = _norms = _TABLE, {}
+    if _current not in known:
+        cases = (least for measured in table.values() for name, least in measured.items() if name.startswith("norm "))
+        known[_current] = any(least.get(_current) is not None for least in cases)
+    return known[_current]
+
+
 def choice(
     x: Tensor,
     weight: Tensor,
@@ -280,3 +294,4 @@ def pair(name: str, value: IntPair, minimum: int) -> Pair:
 
 
 _TABLE = read_table(DECISIONS)
+_norms: tuple[Table, dict[str, bool]] = _TABLE, {}

@@ -143,6 +143,25 @@ def test_the_choice_names_what_is_in_the_way():
         assert ops.norm_choice(y, stage).path == "torch"
 
 
+def test_blocks_ask_where_a_norm_was_decided_for_a_kernel(monkeypatch):
+    case = "norm 64 bfloat16 act channels_last training"
+    for table, expected in (
+        ({}, False),
+        ({"9.0": {"bfloat16 3x3": {"auto": 1, "graph": 1}}}, False),
+        ({"9.0": {case: {"auto": None, "graph": 8}}}, True),
+    ):
+        monkeypatch.setattr(_choice, "_TABLE", table)
+        with ops.backend("auto"):
+            assert not _choice.norms_at_work()
+        for _ in range(2):
+            with ops.backend("graph"):
+                assert _choice.norms_at_work() == expected
+        with ops.backend("triton"):
+            assert _choice.norms_at_work()
+        with ops.backend("torch"):
+            assert not _choice.norms_at_work()
+
+
 def test_cases_are_told_apart():
     y = torch.zeros(1, 48, 2, 2)
     assert _norm_training.norm_case(y, "relu") == "norm 64 float32 act channels_last training"
