@@ -56,7 +56,7 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
     from convblocks import ops
     from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable
 
-    if not ops.at_work():
+    if not ops.at_work() or not _could_pay(block, x):
         return None
     found = parts(block)
     if isinstance(found, str):
@@ -68,6 +68,22 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
         if whole.reason != GRADIENTS:
             return None
     return _train(found, x) if _trained(found, x).path == "fused" else None
+
+
+def _could_pay(block: nn.Module, x: Tensor) -> bool:
+    """Whether it is worth while to look at the modules: that takes longer than some of them."""
+    dw, pw = block._modules.get("conv_dw"), block._modules.get("conv_pw")
+    if type(dw) is not DepthwiseConv2d or type(pw) is not nn.Conv2d:
+        return True
+    from convblocks.ops import _choice
+
+    def cases() -> list[str]:
+        from convblocks.ops._separable import separable_case
+
+        where = cast("tuple[int, int]", dw.stride), cast("tuple[int, int]", dw.dilation)
+        return [separable_case(x, dw.weight, pw.weight, *where, training) for training in (False, True)]
+
+    return _choice.pays(x, (dw.kernel_size, dw.stride, dw.dilation, pw.in_channels, pw.out_channels), cases)
 
 
 def chained(parts: Iterable[nn.Module], x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias, cast
@@ -33,6 +34,7 @@ _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
 _POSITIONS = _OFFSETS - 2**24
 _ROWS = 8
+_MOST_ANSWERS = 4096
 _EXPORTED = "an exported program is for every size, and for machines without these operators"
 _current: Backend = "auto"
 
@@ -95,16 +97,53 @@ def at_work() -> bool:
 
 def norms_at_work() -> bool:
     """Whether any norm could take a kernel. Asked of every block in training, it must not take the host's time."""
-    global _norms
     if _current in ("torch", "triton"):
         return _current == "triton"
-    table, known = _norms
-    if table is not _TABLE:
-        table, known = _norms = _TABLE, {}
-    if _current not in known:
-        cases = (least for measured in table.values() for name, least in measured.items() if name.startswith("norm "))
-        known[_current] = any(least.get(_current) is not None for least in cases)
-    return known[_current]
+    known, found = _known(), ("norms", _current)
+    if found not in known:
+        cases = [least for measured in _TABLE.values() for key, least in measured.items() if key.startswith("norm ")]
+        known[found] = min((_sizes(least) for least in cases), default=math.inf)
+    return known[found] < math.inf
+
+
+def pays(x: Tensor, about: tuple[Hashable, ...], cases: Callable[[], Iterable[str]]) -> bool:
+    """Whether the table could let an input of four dimensions take a kernel: where not, nothing else need be asked.
+
+    What was found is kept, since to ask it all takes the host longer than a small convolution does.
+
+    Args:
+        x: the input.
+        about: what else the cases depend on.
+        cases: their keys in the table.
+    """
+    name = _current
+    if name in ("torch", "triton"):
+        return name == "triton"
+    # The slow way knows what to do where sizes are not known yet, and has words for what is no image.
+    if torch.compiler.is_compiling() or traced() or x.dim() != 4 or type(x.numel()) is not int:
+        return True
+    last, device = x.is_contiguous(memory_format=torch.channels_last), x.device
+    cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+    key = name, device, x.dtype, cast, x.shape[1], x.shape[2], last, about
+    known = _known()
+    least = known.get(key)
+    if least is None:
+        measured = _TABLE.get(_capability(device), {}) if computed_in(x) in _DTYPES else {}
+        least = known[key] = min((_sizes(measured[case]) for case in cases() if case in measured), default=math.inf)
+    return x.numel() >= least
+
+
+def _sizes(least: dict[str, int | None]) -> float:
+    found = least.get(_current)
+    return math.inf if found is None else found
+
+
+def _known() -> dict[Hashable, float]:
+    """What is known of the table that is in force."""
+    global _answers
+    if _answers[0] is not _TABLE or len(_answers[1]) > _MOST_ANSWERS:
+        _answers = _TABLE, {}
+    return _answers[1]
 
 
 def choice(
@@ -294,4 +333,4 @@ def pair(name: str, value: IntPair, minimum: int) -> Pair:
 
 
 _TABLE = read_table(DECISIONS)
-_norms: tuple[Table, dict[str, bool]] = _TABLE, {}
+_answers: tuple[Table, dict[Hashable, float]] = _TABLE, {}

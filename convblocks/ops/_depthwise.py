@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convblocks.ops._choice import IntPair, choose, computed_in, pair
+from convblocks.ops._choice import IntPair, case, choose, computed_in, pair, pays
 from convblocks.ops._direct import call, plain
 
 
@@ -52,6 +52,10 @@ def depthwise_conv2d(
         tensor([6., 6., 9., 6., 6.])
     """
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if x.is_cuda and weight.dim() == 4:
+        kernel = weight.shape[2:]
+        if not pays(x, (kernel, s, d), lambda: [case(x, kernel, s, d, training) for training in (False, True)]):
+            return F.conv2d(x, weight, bias, s, p, d, x.shape[1])
     x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
     bias = None if bias is None else bias.to(computed_in(bias))
     if choose(x, weight, bias, s, p, d).path == "torch":

@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from convblocks.ops._choice import Choice, IntPair, Pair, case, choose, computed_in, decide, pair, unfit, unfit_shape
+from convblocks.ops._choice import (
+    Choice,
+    IntPair,
+    Pair,
+    case,
+    choose,
+    computed_in,
+    decide,
+    pair,
+    unfit,
+    unfit_shape,
+)
 from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
 from convblocks.ops._direct import plain
 from convblocks.ops._stage import ACTIVATIONS, Stage
