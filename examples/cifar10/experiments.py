@@ -71,6 +71,8 @@ class Job:
         seed: The seed.
         graph: By CUDA graph; given up where a run fails with it.
         validation: Training images are held out.
+        variant: What the folder of a run calls the changes to its recipe, where there are any.
+        words: Options of train.py that are this run's alone.
         status: ``"waiting"``, ``"running"``, ``"finished"``, ``"interrupted"`` or ``"failed"``.
         seconds: Of all its processes, those of earlier calls too.
     """
@@ -80,6 +82,8 @@ class Job:
     seed: int
     graph: bool
     validation: bool = True
+    variant: str = ""
+    words: Sequence[str] = ()
     status: str = "waiting"
     seconds: float = 0.0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
@@ -87,7 +91,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return run_name(self.model, self.recipe, self.seed, validation=self.validation)
+        return run_name(self.model, self.recipe, self.seed, variant=self.variant, validation=self.validation)
 
 
 class Experiments:
@@ -99,6 +103,10 @@ class Experiments:
         arguments: The command line.
     """
 
+    prog = PROG
+    counts = "test", "test"
+    """The images whose accuracy after the last epoch is told, and what a run calls them."""
+
     def __init__(self, jobs: list[Job], at_once: int, arguments: argparse.Namespace) -> None:
         self.jobs = jobs
         self.at_once = at_once
@@ -107,7 +115,7 @@ class Experiments:
         before = self._seconds_before()
         for job in jobs:
             job.seconds = before.get(job.name, 0.0)
-            if finished(arguments.run_dir / job.name):
+            if self._is_finished(job):
                 self._finish(job)
 
     def run(self) -> int:
@@ -137,7 +145,7 @@ class Experiments:
         words = ["--data-dir", str(self.arguments.data_dir), "--run-dir", str(self.arguments.run_dir)]
         words += ["--model", job.model, "--recipe", job.recipe, "--seed", str(job.seed), "--name", job.name]
         words += ["--no-report", *([] if job.validation else ["--no-validation"])]
-        words += [*(["--graph"] if job.graph else []), *self.arguments.words]
+        words += [*(["--graph"] if job.graph else []), *job.words, *self.arguments.words]
         # Without a checkpoint what lies there is the beginning of a run that ended before its first one.
         words.append("--resume" if (folder / LAST).exists() else "--overwrite")
         self.arguments.run_dir.mkdir(parents=True, exist_ok=True)
@@ -167,7 +175,8 @@ class Experiments:
             # How many ran beside it belongs to its figures of time.
             self._finish(job, runs_at_once=self.at_once)
             last = json.loads((folder / METRICS).read_text())["last_epoch"]
-            self._note(f"{job.name}: finished in {job.seconds:.0f} s, test accuracy {last['test_acc']:.2f} %")
+            part, key = self.counts
+            self._note(f"{job.name}: finished in {job.seconds:.0f} s, {part} accuracy {last[f'{key}_acc']:.2f} %")
         elif status == command.INTERRUPTED or stopping:
             job.status = "interrupted"
             self._note(f"{job.name}: interrupted, goes on with the next call")
@@ -178,8 +187,15 @@ class Experiments:
             job.status = "failed"
             self._note(f"{job.name}: failed with exit status {status} ({self._last_line(job)}); see {self._log(job)}")
 
+    def _is_finished(self, job: Job) -> bool:
+        return finished(self.arguments.run_dir / job.name)
+
     def _finish(self, job: Job, **beside: int) -> None:
         job.status = "finished"
+        self._keep(job, beside)
+
+    def _keep(self, job: Job, beside: dict[str, int]) -> None:
+        """Put the results of a finished run where the table finds them, with what else is known of it."""
         made = self.arguments.results / f"{job.name}.json"
         if beside or not made.exists():
             self.arguments.results.mkdir(parents=True, exist_ok=True)
@@ -214,7 +230,7 @@ class Experiments:
             print(line, flush=True)
         kept = ("name", "model", "recipe", "seed", "validation", "graph", "status", "seconds")
         said: dict[str, Any] = {
-            "command": shlex.join(["python", "examples/cifar10/experiments.py", *sys.argv[1:]]),
+            "command": shlex.join(["python", f"examples/cifar10/{self.prog}", *sys.argv[1:]]),
             "runs_at_once": self.at_once,
             "runs": [{key: getattr(job, key) for key in kept} for job in self.jobs],
         }
@@ -248,6 +264,19 @@ def plan(
     return [Job(model, recipe, seed, graph, validation) for seed in seeds for model in models for recipe in of(model)]
 
 
+def runs_at_once(asked: int | None, *, gpu: bool) -> int:
+    """How many runs there are at a time."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--jobs {asked} is not at least 1")
+    return asked or (3 if gpu else 1)
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """How many runs are finished, and which are not."""
+    left = [job.name for job in jobs if job.status != "finished"]
+    return f"{len(jobs) - len(left)} of {len(jobs)} runs are finished" + (f"; left: {', '.join(left)}" if left else "")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run as the command line says."""
     # These import torch, which --help need not wait for.
@@ -258,14 +287,11 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.models or ():
         models.require_known(name)
     chosen = arguments.models or [name for name in MODELS if name in timm.list_models()]
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise UsageError(f"--jobs {arguments.jobs} is not at least 1")
     gpu = torch.cuda.is_available()
-    at_once = arguments.jobs or (3 if gpu else 1)
+    at_once = runs_at_once(arguments.jobs, gpu=gpu)
     jobs = plan(chosen, arguments.recipes, arguments.seeds, graph=gpu, validation=arguments.validation)
     status = Experiments(jobs, at_once, arguments).run()
-    left = [job.name for job in jobs if job.status != "finished"]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished" + (f"; left: {', '.join(left)}" if left else ""))
+    print(summary(jobs))
     print(table.table(arguments.results, chosen))
     return status
 

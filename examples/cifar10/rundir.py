@@ -16,9 +16,9 @@ LAST, BEST = "last.pt", "best.pt"
 FILES = (CONFIG, LOG, METRICS, CURVES, AUGMENTED, LAST, BEST)
 
 
-def run_name(model: str, recipe: str, seed: int, *, validation: bool = True) -> str:
-    """What the folder of a run is called; a run on all training images says so."""
-    return "-".join([model, recipe, *([] if validation else ["all"]), str(seed)])
+def run_name(model: str, recipe: str, seed: int, *, variant: str = "", validation: bool = True) -> str:
+    """What the folder of a run is called; a variant of a recipe and a run on all training images say so."""
+    return "-".join([model, recipe, *([variant] if variant else []), *([] if validation else ["all"]), str(seed)])
 
 
 class RunDir:

@@ -110,18 +110,19 @@ def _schedule(run: dict[str, Any]) -> str:
 
 
 def _accuracy(group: list[dict[str, Any]], which: str) -> str:
-    return _mean([run[which]["test_acc"] for run in group])
+    return mean([run[which]["test_acc"] for run in group])
 
 
 def _averaged(group: list[dict[str, Any]]) -> str:
     """With test-time augmentation, after the last epoch; empty where a run is from before it was noted."""
     found = [run.get("test_time_augmentation", {}).get(TTA, {}).get("test_acc") for run in group]
-    return "" if None in found else _mean(found)
+    return "" if None in found else mean(found)
 
 
-def _mean(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+def mean(values: Sequence[float]) -> str:
+    """A mean, and where there are several values, their standard deviation."""
+    shown = f"{statistics.mean(values):.2f}"
+    return shown if len(values) == 1 else f"{shown} ± {statistics.stdev(values):.2f}"
 
 
 def _hardware(run: dict[str, Any]) -> str:
@@ -130,11 +131,11 @@ def _hardware(run: dict[str, Any]) -> str:
     return hardware.get("gpu") or f"{hardware['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def replaced(readme: str, block: str) -> str:
-    """The text of README with the block between the two marks."""
-    before, rest = readme.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{block}\n{END}{after}"
+def replaced(page: str, block: str, start: str = START) -> str:
+    """The text of README, or of a page with another first mark, with the block between the two marks."""
+    before, rest = page.split(start)
+    _, after = rest.split(END, 1)
+    return f"{before}{start}\n{block}\n{END}{after}"
 
 
 def add(run: Path, results: Path = RESULTS, **more: Any) -> Path:

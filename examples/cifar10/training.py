@@ -97,7 +97,7 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
     if warning and job.first:
         print(f"train.py: {warning}", file=sys.stderr, flush=True)
     teacher = _teacher(arguments, dataset, device)
-    recipe = _recipe(arguments, digits=dataset.name == sources.DIGITS)
+    recipe = asked_recipe(arguments, digits=dataset.name == sources.DIGITS)
     train_set, val_set = split(dataset.train, arguments.seed) if arguments.validation else (dataset.train, None)
     statistics = channel_statistics(train_set.images)
     workers = 0 if recipe.augment_with == "torch" else _workers(arguments.workers)
@@ -219,7 +219,16 @@ def _folder(arguments: argparse.Namespace) -> Path:
     return arguments.run_dir / name
 
 
-def _recipe(arguments: argparse.Namespace, *, digits: bool) -> Recipe:
+def asked_recipe(arguments: argparse.Namespace, *, digits: bool) -> Recipe:
+    """The recipe that a command line names, with the changes that it makes.
+
+    Args:
+        arguments: The parsed command line.
+        digits: The data are the digits.
+
+    Raises:
+        UsageError: There is no such recipe, or it does not fit the rest.
+    """
     recipe = recipes.choose(arguments.recipe, arguments.model, digits=digits)
     changes = {key: getattr(arguments, key) for key in CHANGES if getattr(arguments, key) is not None}
     if arguments.teacher is not None:
