@@ -129,7 +129,8 @@ def pays(x: Tensor, about: tuple[Hashable, ...], cases: Callable[[], Iterable[st
     least = known.get(key)
     if least is None:
         measured = _TABLE.get(_capability(device), {}) if computed_in(x) in _DTYPES else {}
-        least = known[key] = min((_sizes(measured[case]) for case in cases() if case in measured), default=math.inf)
+        found = [_sizes(measured[case]) for case in cases() if case in measured] if measured else []
+        least = known[key] = min(found, default=math.inf)
     return x.numel() >= least
 
 

@@ -29,7 +29,7 @@ Norm = functools.partial(LayerNorm2d, eps=1e-5)
 @registered
 def tiniest(num_classes: int = 10, in_chans: int = 3) -> nn.Module:
     """Build the network: three blocks of 48 channels on 32 x 32, three of 80 on 16 x 16."""
-    stages = OrderedDict(
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=ConvNormAct(in_chans, 48, 3, padding=1, bias=True, norm_layer=Norm, act_layer=None),
         conv2=nn.Sequential(*(Gate(48) for _ in range(3))),
         trans1=DilatedDownsample(48, 80, 4, 2, 1, 1, 16, bias=True, norm_layer=Norm, after="norm"),

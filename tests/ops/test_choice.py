@@ -1,6 +1,7 @@
 """Which path is taken, and the words for it. CUDA tensors are fake here: a choice looks at no data."""
 
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -11,7 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise, ops
-from convblocks.ops import _choice
+from convblocks.layers import _fusion
+from convblocks.ops import _choice, _depthwise
 
 
 @pytest.fixture
@@ -186,3 +188,66 @@ def test_a_gpu_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert _choice._unfit_device.__wrapped__(torch.device("cuda")) == "triton is not installed"
+
+
+ASKED = [
+    (shape, kernel, stride, dilation)
+    for shape in (
+        (1, 16, 8, 8),
+        (256, 48, 32, 32),
+        (16, 64, 32, 32),
+        (512, 64, 32, 32),
+        (64, 20, 6, 9),
+        (256, 128, 8, 8),
+    )
+    for kernel, stride, dilation in ((3, 1, 1), (3, 1, 2), (3, 2, 1), (3, 2, 2), (5, 1, 1), (7, 1, 1))
+]
+
+
+@pytest.mark.parametrize("name", ["auto", "graph", "triton", "torch"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_what_cannot_pay_is_left_to_torch(gpu, name, dtype):
+    """The quick question says no only where the whole one does, and no often enough to be worth its while."""
+    refused = taken = 0
+    for shape, kernel, stride, dilation in ASKED:
+        padding = dilation * (kernel - 1) // 2
+        block = DepthwiseSeparableConv(shape[1], 64, kernel, stride, padding, dilation, device=gpu, dtype=dtype)
+        for layout, training in itertools.product((torch.channels_last, torch.contiguous_format), (False, True)):
+            x = torch.empty(shape, device=gpu, dtype=dtype, memory_format=layout)
+            with ops.backend(name), torch.set_grad_enabled(training):
+                path = block.train(training).fusion(x).path
+                could = _fusion._could_pay(block, x)
+            assert could or path != "fused"
+            refused, taken = refused + (not could), taken + (path == "fused")
+    if dtype == torch.bfloat16:
+        assert (refused > 0) == (name != "triton")
+        assert (taken > 0) == (name != "torch")
+
+
+def test_a_convolution_that_cannot_pay_is_not_looked_at_further(gpu, monkeypatch):
+    monkeypatch.setattr(_depthwise, "choose", None)
+    x = torch.empty(1, 8, 6, 6, device=gpu, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    weight = torch.empty(8, 1, 3, 3, device=gpu, dtype=torch.bfloat16)
+    assert ops.depthwise_conv2d(x, weight, None, 1, 1).shape == x.shape
+    with ops.backend("triton"), pytest.raises(TypeError, match="NoneType"):
+        ops.depthwise_conv2d(x, weight, None, 1, 1)
+
+
+def test_answers_are_kept_for_a_table_and_forgotten_with_it(gpu, monkeypatch):
+    asked = []
+
+    def cases():
+        asked.append(1)
+        return ["a case"]
+
+    x = torch.empty(2, 8, 4, 4, device=gpu)
+    for least, expected in ((256, True), (257, False), (None, False)):
+        monkeypatch.setattr(_choice, "_TABLE", {"9.0": {"a case": {"auto": least, "graph": 1}}})
+        assert [_choice.pays(x, (1,), cases) for _ in range(2)] == [expected] * 2
+        with ops.backend("graph"):
+            assert _choice.pays(x, (1,), cases)
+    assert len(asked) == 6
+    monkeypatch.setattr(_choice, "_MOST_ANSWERS", 3)
+    for number in range(9):
+        _choice.pays(x, (number,), cases)
+    assert len(_choice._known()) <= 4
