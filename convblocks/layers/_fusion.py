@@ -260,4 +260,5 @@ def _watched(part: nn.Module) -> bool:
 
 def _watched_everywhere() -> bool:
     module = torch.nn.modules.module
-    return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
+    forward = module._global_forward_hooks or module._global_forward_pre_hooks
+    return bool(forward or module._global_backward_hooks or module._global_backward_pre_hooks)

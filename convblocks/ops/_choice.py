@@ -32,7 +32,7 @@ _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "
 OLDEST_TRITON = (3, 3)
 _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
-_POSITIONS = _OFFSETS - 2**24
+POSITIONS = _OFFSETS - 2**24
 _ROWS = 8
 _MOST_ANSWERS = 4096
 _EXPORTED = "an exported program is for every size, and for machines without these operators"
@@ -96,13 +96,15 @@ def at_work() -> bool:
 
 
 def norms_at_work() -> bool:
-    """Whether any norm could take a kernel. Asked of every block in training, it must not take the host's time."""
-    if _current in ("torch", "triton"):
-        return _current == "triton"
-    known, found = _known(), ("norms", _current)
+    """Whether any norm could take a kernel. Asked of every block, it must not take the host's time."""
+    # Once: another thread may set another.
+    name = _current
+    if name in ("torch", "triton"):
+        return name == "triton"
+    known, found = _known(), ("norms", name)
     if found not in known:
         cases = [least for measured in _TABLE.values() for key, least in measured.items() if key.startswith("norm ")]
-        known[found] = min((_sizes(least) for least in cases), default=math.inf)
+        known[found] = min((_size(least, name) for least in cases), default=math.inf)
     return known[found] < math.inf
 
 
@@ -119,8 +121,8 @@ def pays(x: Tensor, about: tuple[Hashable, ...], cases: Callable[[], Iterable[st
     name = _current
     if name in ("torch", "triton"):
         return name == "triton"
-    # The slow way knows what to do where sizes are not known yet, and has words for what is no image.
-    if torch.compiler.is_compiling() or traced() or x.dim() != 4 or type(x.numel()) is not int:
+    # The slow way knows what to do where sizes are not known yet or hidden, and has words for what is no image.
+    if torch.compiler.is_compiling() or _transformed() or traced() or x.dim() != 4 or type(x.numel()) is not int:
         return True
     last, device = x.is_contiguous(memory_format=torch.channels_last), x.device
     cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
@@ -128,14 +130,15 @@ def pays(x: Tensor, about: tuple[Hashable, ...], cases: Callable[[], Iterable[st
     known = _known()
     least = known.get(key)
     if least is None:
-        measured = _TABLE.get(_capability(device), {}) if computed_in(x) in _DTYPES else {}
-        found = [_sizes(measured[case]) for case in cases() if case in measured] if measured else []
+        fit = not unfit_device(device) and computed_in(x) in _DTYPES
+        measured = _TABLE.get(_capability(device), {}) if fit else {}
+        found = [_size(measured[case], name) for case in cases() if case in measured] if measured else []
         least = known[key] = min(found, default=math.inf)
     return x.numel() >= least
 
 
-def _sizes(least: dict[str, int | None]) -> float:
-    found = least.get(_current)
+def _size(least: dict[str, int | None], name: Backend) -> float:
+    found = least.get(name)
     return math.inf if found is None else found
 
 
@@ -273,7 +276,7 @@ def unfit_shape(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pa
     ho, wo = ((size - span) // s + 1 for size, span, s in zip(padded, spans, stride, strict=True))
     if c * padded[0] * padded[1] >= _OFFSETS or c * ho * wo >= _OFFSETS:
         return "one image has 2^31 elements or more"
-    if n * padded[0] * padded[1] >= _POSITIONS or n * ho * wo >= _POSITIONS:
+    if n * padded[0] * padded[1] >= POSITIONS or n * ho * wo >= POSITIONS:
         return "the batch has about 2^31 positions or more"
     return ""
 

@@ -52,7 +52,7 @@ def depthwise_conv2d(
         tensor([6., 6., 9., 6., 6.])
     """
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    if x.is_cuda and weight.dim() == 4:
+    if x.is_cuda and x.dim() == weight.dim() == 4:
         kernel = weight.shape[2:]
         if not pays(x, (kernel, s, d), lambda: [case(x, kernel, s, d, training) for training in (False, True)]):
             return F.conv2d(x, weight, bias, s, p, d, x.shape[1])

@@ -88,20 +88,22 @@ def forward(
 
 
 def norm_forward(y: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor]:
-    """Return the activation of the norm of y, and the norm's statistics; y is channels_last."""
+    """Return the activation of the norm of y, and the norm's statistics."""
+    y = y.contiguous(memory_format=torch.channels_last)
     n, c, h, w = y.shape
     m = n * h * w
     out = _empty(y, y.shape)
     with torch.cuda.device_of(y):
         if batch:
-            plan, near = cut(m, c, PROGRAMS), _around(stage, y, c)
+            plan = cut(m, c, PROGRAMS)
             part = y.new_empty((plan.programs, 2, c), dtype=torch.float32)
+            # Squares are summed about the first position, whose channels lie where y begins.
             kernels.channel_sums.start(
                 plan.programs,
-                (y, near, part, m, *_units(c), plan.tiles),
+                (y, y, part, m, *_units(c), plan.tiles),
                 _options(plan, c, None, None, None, STAGES=STAGES),
             )
-            stats = _launch_sums.statistics(part, near, m)
+            stats = _launch_sums.statistics(part, y, m)
         else:
             stats = _known(stage)
         _normalise(y, stats, stage, out)
@@ -110,7 +112,7 @@ def norm_forward(y: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor]:
 
 def norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of y, and of the norm's weight and shift."""
-    dout = dout.contiguous(memory_format=torch.channels_last)
+    dout, y = (t.contiguous(memory_format=torch.channels_last) for t in (dout, y))
     n, c, h, w = y.shape
     m, dy = n * h * w, _empty(y, y.shape)
     with torch.cuda.device_of(y):

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from convblocks.ops._choice import Choice, decide, unfit
+from convblocks.ops._choice import POSITIONS, Choice, decide, unfit
 from convblocks.ops._depthwise import channels_last, empty
 from convblocks.ops._direct import call, plain
 from convblocks.ops._stage import ACTIVATIONS, Stage
 from convblocks.ops._training import activated, norm_backward, statistics, wide
 
-# Past these a program has too few registers for the channels of its positions.
-_WIDEST = 512
+# Of the channels of one position: past these a program has too few registers, or too little shared memory for float32.
+_WIDEST_BYTES = 1024
 
 
 def norm_choice(y: Tensor, stage: Stage) -> Choice:
@@ -42,17 +42,21 @@ def _unfit(y: Tensor, stage: Stage) -> str:
         return "torch.compile makes kernels of norms itself"
     if y.dim() != 4 or not y.is_contiguous(memory_format=torch.channels_last):
         return "the input is not in channels_last"
+    return _unfit_kernels(y, stage)
+
+
+def _unfit_kernels(y: Tensor, stage: Stage) -> str:
     if y.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return "the dtype is none of float32, float16 and bfloat16"
     n, c, h, w = y.shape
-    if c > _WIDEST:
-        return f"there are more than {_WIDEST} channels"
+    if c * y.element_size() > _WIDEST_BYTES:
+        return f"there are more than {_WIDEST_BYTES // y.element_size()} channels"
     if y.numel() == 0:
         return "the input is empty"
     if n * h * w == 1:
         return "there is one value a channel, of which PyTorch takes no variance"
-    if n * h * w >= 2**31:
-        return "the batch has 2^31 positions or more"
+    if n * h * w >= POSITIONS:
+        return "the batch has about 2^31 positions or more"
     for t in stage.tensors()[1:]:
         if t is not None and (t.device != y.device or not t.is_floating_point() or t.shape != (c,)):
             return "the norm is on another device than the input, or not of its channels"
@@ -60,25 +64,27 @@ def _unfit(y: Tensor, stage: Stage) -> str:
 
 
 def norm_case(y: Tensor, act: str) -> str:
-    """Return the key of the decision table: activations cost alike, and none is one pass less for PyTorch."""
-    width = max(16, 1 << (y.shape[1] - 1).bit_length())
-    return f"norm {width} {str(y.dtype).removeprefix('torch.')} {'act' if act else 'alone'} channels_last training"
+    """Return the key of the decision table: any activation stands for all; with none PyTorch has a pass less."""
+    c = y.shape[1]
+    narrow = " narrow" if c * y.element_size() % 16 != 0 else ""
+    what = f"{max(16, 1 << (c - 1).bit_length())} {str(y.dtype).removeprefix('torch.')} {'act' if act else 'alone'}"
+    return f"norm {what} channels_last{narrow} training"
 
 
 def norm_training(y: Tensor, stage: Stage, batch: bool = True) -> tuple[Tensor, Tensor]:
     """Compute norm -> activation in training, with gradients.
 
     On a CUDA device by Triton kernels, and without atomics: the same call gives the same bits. The result is
-    channels_last. On the CPU PyTorch's operations compute it.
+    channels_last. What they do not take, such as float64, and everything on the CPU PyTorch's operations compute.
 
     Args:
         y: (N, C, H, W), in channels_last.
-        stage: the norm and the activation; its running mean only helps to sum squares where `batch`.
+        stage: the norm and the activation; its running statistics are not looked at where `batch`.
         batch: take the statistics of the batch, and not the running ones.
 
     Returns:
         The output, and (3, C): mean, variance over the number of positions, and variance over one less, which is what
-        running statistics are made of.
+        running statistics are made of; without `batch`, the running mean and twice the running variance.
 
     Shape:
         - Input: (N, C, H, W)
@@ -107,10 +113,10 @@ def _compute(
     act: str,
 ) -> tuple[Tensor, Tensor]:
     stage = Stage(None, mean, variance, weight, shift, eps, act)
-    if y.is_cuda:
+    if y.is_cuda and not _unfit_kernels(y, stage):
         from convblocks.ops import _launch_training
 
-        return _launch_training.norm_forward(channels_last(y), stage, batch)
+        return _launch_training.norm_forward(y, stage, batch)
     stats = statistics(y, stage, batch)
     return channels_last(activated(y, stats, stage)), stats
 
@@ -143,16 +149,17 @@ def _compute_gradients(
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     stage = Stage(None, None, None, weight, shift, eps, act)
-    if y.is_cuda:
+    if y.is_cuda and not _unfit_kernels(y, stage):
         from convblocks.ops import _launch_training
 
-        dy, *found = _launch_training.norm_backward(dout, channels_last(y), stats, stage, batch)
+        dy, *found = _launch_training.norm_backward(dout, y, stats, stage, batch)
     else:
         dy, *found = norm_backward(dout, y, stats, stage, batch)
+        dy = channels_last(dy)
     one, two = (
         g.to((stats if t is None else t).dtype).contiguous() for g, t in zip(found, (weight, shift), strict=True)
     )
-    return channels_last(dy), one, two
+    return dy, one, two
 
 
 _backward = library.custom_op("convblocks::norm_training_backward", _compute_gradients, mutates_args=())

@@ -77,7 +77,8 @@ def separable_training(
         x: (N, C, H, W).
         depthwise: (C, 1, kernel height, kernel width).
         pointwise: (O, C, 1, 1).
-        first: the first norm and activation; its running mean only helps to sum squares where `batch[0]`.
+        first: the first norm and activation; where `batch[0]`, squares are summed about its running mean, in float32:
+            one that is a thousand standard deviations off costs the variance some percent.
         second: likewise.
         batch: which norm takes the statistics of the batch; the other one takes its running statistics.
         stride: of the depthwise convolution.

@@ -124,7 +124,13 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
 
 
 def norm_errors(
-    shape: tuple[int, int, int, int], kind: str, act: str, batch: bool, affine: bool
+    shape: tuple[int, int, int, int],
+    kind: str,
+    act: str,
+    batch: bool,
+    affine: bool,
+    offset: float = 1.5,
+    known: float = 0,
 ) -> dict[str, tuple[float, float]]:
     """Relative errors against float64, of the kernels of a norm in training and of PyTorch's operations."""
     from convblocks.ops import _launch_training, _norm_training
@@ -132,8 +138,10 @@ def norm_errors(
     _launch_training.PROGRAMS = 7
     torch.manual_seed(0)
     dtype, c = getattr(torch, kind), shape[1]
-    y = laid_out((torch.randn(shape) + 1.5).to(dtype), "channels_last")
+    y = laid_out((torch.randn(shape) + offset).to(dtype), "channels_last")
     one = stage(c, "norm affine" if affine else "norm", act, torch.float32)
+    assert one.mean is not None
+    one = one._replace(mean=one.mean + known)
     dout = laid_out(torch.randn(shape).to(dtype), "channels_last")
     out, stats = _launch_training.norm_forward(y, one, batch)
     gradients = _launch_training.norm_backward(dout, y, stats, one, batch)

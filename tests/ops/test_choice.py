@@ -256,3 +256,32 @@ def test_answers_are_kept_for_a_table_and_forgotten_with_it(gpu, monkeypatch):
     for number in range(9):
         _choice.pays(x, (number,), cases)
     assert len(_choice._known()) <= 4
+
+
+def test_the_quick_question_steps_aside_for_transforms(monkeypatch):
+    monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
+    with ops.backend("auto"):
+        found = torch.vmap(lambda x: x * _choice.pays(x, (), list))(torch.ones(2, 1, 3, 4, 4))
+    assert torch.equal(found, torch.ones(2, 1, 3, 4, 4))
+
+
+def test_an_answer_is_of_the_backend_that_asked(gpu, monkeypatch):
+    monkeypatch.setattr(_choice, "_TABLE", {"9.0": {"a case": {"auto": 1, "graph": 1}}})
+    x = torch.empty(2, 8, 4, 4, device=gpu)
+
+    def cases():
+        # Another thread, in between.
+        monkeypatch.setattr(_choice, "_current", "torch")
+        return ["a case"]
+
+    assert _choice.pays(x, (), cases)
+    monkeypatch.setattr(_choice, "_current", "auto")
+    assert _choice.pays(x, (), cases)
+
+
+def test_one_image_without_a_batch_is_left_to_torch(gpu, monkeypatch):
+    monkeypatch.setattr(_depthwise.F, "conv2d", lambda x, weight, bias, s, p, d, groups: groups)
+    x, weight = torch.empty(8, 10, 12, device=gpu), torch.empty(8, 1, 3, 3, device=gpu)
+    for name in ("torch", "auto", "triton"):
+        with ops.backend(name):
+            assert ops.depthwise_conv2d(x, weight, None, 1, 1) == 8

@@ -138,7 +138,8 @@ def test_the_choice_names_what_is_in_the_way():
     assert "one value a channel" in ops.norm_choice(y[:1, :, :1, :1], stage).reason
     assert "not of its channels" in ops.norm_choice(y, Stage(None, torch.zeros(3), torch.ones(3))).reason
     wide = torch.zeros(2, 513, 1, 1).to(memory_format=torch.channels_last)
-    assert "512 channels" in ops.norm_choice(wide, Stage()).reason
+    assert "256 channels" in ops.norm_choice(wide, Stage()).reason
+    assert "512 channels" in ops.norm_choice(wide.half(), Stage()).reason
     with ops.backend("torch"):
         assert ops.norm_choice(y, stage).path == "torch"
 
@@ -166,8 +167,10 @@ def test_cases_are_told_apart():
     y = torch.zeros(1, 48, 2, 2)
     assert _norm_training.norm_case(y, "relu") == "norm 64 float32 act channels_last training"
     assert _norm_training.norm_case(y.bfloat16(), "") == "norm 64 bfloat16 alone channels_last training"
+    assert _norm_training.norm_case(y[:, :7].half(), "") == "norm 16 float16 alone channels_last narrow training"
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_batch_of_one_value_is_refused_as_by_torch():
     block = ConvNormAct(4, 6, 3).train()
     with pytest.raises(ValueError, match="more than 1 value"):
@@ -192,3 +195,24 @@ def test_the_kernels_agree_with_float64(processes, shape, dtype, act, batch, aff
         floor = BENT.get(act, 0.0) if name.startswith("d") else 0.0
         limit = max(1.5 * theirs, FLOOR[dtype], floor)
         assert ours <= limit, f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
+
+
+@pytest.mark.parametrize(("offset", "known"), [(1.5, 1e4), (1.5, 1e20), (3e3, 0.0)])
+def test_the_statistics_of_a_batch_do_not_depend_on_the_running_ones(processes, offset, known):
+    found = processes.submit(norm_errors, (2, 16, 7, 6), "float32", "silu", True, True, offset, known).result()
+    for name, (ours, theirs) in found.items():
+        limit = max(1.5 * theirs, 1e-6 if name == "mean" else 1e-3)
+        assert ours <= limit, f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_global_hooks_of_any_kind_are_called(monkeypatch):
+    monkeypatch.setattr(_fusion, "_looks_for_norms", lambda x: not _fusion._watched_everywhere())
+    block = ConvNormAct(4, 6, 3).train().to(memory_format=torch.channels_last)
+    x, seen = torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last).requires_grad_(), []
+    handle = nn.modules.module.register_module_full_backward_hook(lambda part, *_: seen.append(type(part).__name__))
+    try:
+        block(x).sum().backward()
+    finally:
+        handle.remove()
+    assert {"ReLU", "BatchNorm2d"} <= set(seen)
