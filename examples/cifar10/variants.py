@@ -49,6 +49,7 @@ LONG: Mapping[str, str] = MappingProxyType(
         "as it is": "",
         "lr 0.1": "--lr 0.1",
         "no mixup": "--mixup 0",
+        "adamw, as tiniest was": "--optimizer adamw --lr 0.02 --weight-decay 0.01",
         "decay 1e-4": "--weight-decay 1e-4",
         "lr 0.1, decay 1e-4": "--lr 0.1 --weight-decay 1e-4",
         "no mixup, lr 0.1, decay 1e-4": "--mixup 0 --lr 0.1 --weight-decay 1e-4",
