@@ -11,6 +11,7 @@ import functools
 from collections import OrderedDict
 from typing import Any, Literal
 
+import tiniest  # noqa: F401  (registers the yardstick with timm)
 from frontier import NETWORKS as FRONTIER
 from frontier import frontier_100k, frontier_200k  # noqa: F401  (getattr(networks, name) finds all seven)
 from pretrained import registered
