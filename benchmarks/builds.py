@@ -54,6 +54,7 @@ def rows(
     bias: bool = False,
     statistics: bool = False,
     part: bool = False,
+    skip: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
@@ -62,10 +63,10 @@ def rows(
     forward = _launch.SUMS_OF_PART if statistics and part else _launch.ROWS_FORWARD
     chosen = tiling or (_launch.ROWS_BACKWARD if backward else forward)
     chosen = _launch.fit(chosen, channels, WIDTH[dtype])
-    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DX"), SHORT[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "Y", "DY", "DSKIP", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {"RUN_ON": chosen.run_on, "HAS_SHIFT": not statistics, "PART_OF": part}
+    constants |= {"RUN_ON": chosen.run_on, "HAS_SHIFT": not statistics, "PART_OF": part, "HAS_SKIP": skip}
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
@@ -81,16 +82,18 @@ def five(
     weight: bool = False,
     bias: bool = False,
     statistics: bool = False,
+    skip: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The rolling kernels of 5 x 5: the convolution, which the gradient of x is too, or the gradient of the weight."""
-    chosen = _launch.fit(tiling or (_launch_five.WEIGHT if weight else _launch_five.FORWARD), channels, 2)
-    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "Y", "DY"), SHORT[dtype])
+    forward = _launch_five.FORWARD_SKIP if skip else _launch_five.FORWARD
+    chosen = _launch.fit(tiling or (_launch_five.WEIGHT if weight else forward), channels, 2)
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "SHIFT", "SKIP", "Y", "DY"), SHORT[dtype])
     pointers |= dict.fromkeys(("AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "HAS_SHIFT": bias}
-    constants |= {"FLIP": False, "STATISTICS": statistics, "STAGES": chosen.stages}
+    constants |= {"FLIP": skip, "HAS_SKIP": skip, "STATISTICS": statistics, "STAGES": chosen.stages}
     constants |= {"BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_five_weight.rows_weight_5 if weight else _kernels_five.rows_forward_5
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
@@ -124,16 +127,18 @@ def maps(
     arch: int,
     *,
     bias: bool = False,
+    skip: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """The gradients' kernel of small maps: an element is one of 16 in each."""
-    chosen = _launch.fit(tiling or _launch_maps.BACKWARD, channels, WIDTH[dtype])
-    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DX"), SHORT[dtype])
+    own = _launch_maps.BACKWARD_SKIP if skip else _launch_maps.BACKWARD
+    chosen = _launch.fit(tiling or own, channels, WIDTH[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DSKIP", "DX"), SHORT[dtype])
     pointers |= dict.fromkeys(("PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
-    constants |= {"BU": chosen.block, "BC": chosen.channels}
+    constants |= {"HAS_SKIP": skip, "BU": chosen.block, "BC": chosen.channels}
     assembly = _compiled(_kernels_maps.maps_backward, pointers, constants, arch, chosen.warps)
     return Build(assembly, 16 * chosen.block * chosen.channels / (32 * chosen.warps), 0, at_once=True)
 
@@ -144,10 +149,10 @@ def gather(dtype: str, arch: int, *, backward: bool = False, channels: int = 256
         chosen = _launch.fit(_launch.GATHER_BACKWARD, channels, WIDTH[dtype])
     else:
         chosen = _launch.fit(_launch.GATHER_FORWARD, channels, 2)
-    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DX", "SHIFT", "Y"), SHORT[dtype])
+    pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "DY", "DSKIP", "DX", "SHIFT", "Y"), SHORT[dtype])
     pointers |= dict.fromkeys(("PART_WEIGHT", "AROUND", "PART"), "fp32")
     constants = {"UNIT": 16, "EVEN_C": True, "KH": 5, "KW": 5, "SH": 2, "SW": 2, "HAS_SHIFT": True}
-    constants |= {"STATISTICS": False, "BP": chosen.block, "BC": chosen.channels}
+    constants |= {"HAS_SKIP": False, "STATISTICS": False, "BP": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.gather_backward if backward else _kernels.gather_forward
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
     return Build(assembly, chosen.block * chosen.channels / (32 * chosen.warps), 0)
@@ -162,15 +167,18 @@ def separable(
     rolling: bool = True,
     act: str = "relu",
     has: int = 14,
+    skip: bool = False,
     tiling: _launch.Tiling | None = None,
 ) -> Build:
     """A whole block in inference; the gathering one at 5 x 5 with stride 2."""
-    chosen = tiling or (_launch_separable.ROWS if rolling else _launch_separable.GATHER)
+    rows = _launch_separable.ROWS_SKIP if skip else _launch_separable.ROWS
+    chosen = tiling or (rows if rolling else _launch_separable.GATHER)
     chosen = _launch_separable.fit(chosen, channels, out, rolling)
     pointers: dict[str, str] = dict.fromkeys(("X", "WEIGHT", "POINT", "BIAS_1", "BIAS_2", "Y"), SHORT[dtype])
     pointers |= {f"{name}{end}": "fp32" for name in FLOATS for end in ENDS[1:]}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "HAS_1": has, "HAS_2": has, "EPS_1": 1e-5, "EPS_2": 1e-5}
     constants |= {"ACT_1": act, "ACT_2": act, "EVEN_C": True, "EVEN_O": True, "STAGES": chosen.stages}
+    constants["SKIP"] = skip
     constants |= {"KH": 5, "KW": 5, "SH": 2, "SW": 2, "BC": chosen.channels, "BO": power_of_two(out)}
     constants |= {"BU": chosen.block, "BP": chosen.block, "SPREAD": _launch_separable.spread(chosen)}
     kernel = _kernels_separable.rows_separable if rolling else _kernels_separable.gather_separable
@@ -181,17 +189,18 @@ def separable(
     return Build(assembly, chosen.block * out / (32 * chosen.warps), 0)
 
 
-def training(name: str, dtype: str, arch: int, channels: int, out: int) -> Build:
+def training(name: str, dtype: str, arch: int, channels: int, out: int, *, skip: bool = False) -> Build:
     """One of the kernels of a block in training, by its name."""
     kernel = getattr(_kernels_training, name)
     both = name.startswith("pointwise")
     widest = _launch_training.widest_backward(WIDTH[dtype]) if name == "pointwise_backward" else 128
     cut = _launch_training.cut(2**20, max(channels, out) if both else channels, 1024, widest)
-    own = ("Y", "Y1", "Y2", "DOUT", "DU", "DU1", "DY", "OUT", "POINT")
+    own = ("Y", "Y1", "Y2", "DOUT", "DU", "DU1", "DY", "OUT", "SKIP", "POINT")
     wide = ("PART", "PART_POINT", "FACTOR", "FACTOR_2", "AROUND")
     pointers = dict.fromkeys(own, SHORT[dtype]) | dict.fromkeys(wide, "fp32")
     pointers |= {f"{base}{end}": "fp32" for base in FLOATS for end in ENDS}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "STATISTICS": True, "STAGES": _launch_training.STAGES}
+    constants["HAS_SKIP"] = skip
     constants |= {f"HAS{end}": 14 for end in ENDS} | {f"EPS{end}": 1e-5 for end in ENDS}
     constants |= {f"ACT{end}": "relu" for end in ENDS} | {"BP": cut.block}
     constants |= {"BC": power_of_two(channels), "BO": power_of_two(out)}

@@ -48,8 +48,11 @@ class Parts(NamedTuple):
         return one, two
 
 
-def fused(block: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the block's output from kernels of whole blocks, or None where its modules are to be called one by one."""
+def fused(block: nn.Module, x: Tensor, residual: bool = False) -> Tensor | None:
+    """Return the block's output from kernels of whole blocks, or None where its modules are to be called one by one.
+
+    With `residual` x is added to it.
+    """
     # What torch.fx hands over is no tensor: a symbolic trace holds the modules.
     if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
@@ -64,10 +67,10 @@ def fused(block: nn.Module, x: Tensor) -> Tensor | None:
     if not any(found.batch()):
         whole = choose_separable(x, *found.inference())
         if whole.path == "fused":
-            return fused_separable(x, *found.inference())
+            return fused_separable(x, *found.inference(), residual=residual)
         if whole.reason != GRADIENTS:
             return None
-    return _train(found, x) if _trained(found, x).path == "fused" else None
+    return _train(found, x, residual) if _trained(found, x).path == "fused" else None
 
 
 def _could_pay(block: nn.Module, x: Tensor) -> bool:
@@ -154,11 +157,11 @@ def _trained(found: Parts, x: Tensor) -> Choice:
     return training_choice(x, *found.inference())
 
 
-def _train(found: Parts, x: Tensor) -> Tensor:
+def _train(found: Parts, x: Tensor, residual: bool = False) -> Tensor:
     from convblocks.ops import separable_training
 
     weights = found.depthwise, found.pointwise
-    out, *stats = separable_training(x, *weights, found.first, found.second, found.batch(), *found.where)
+    out, *stats = separable_training(x, *weights, found.first, found.second, found.batch(), *found.where, residual)
     known = [
         (norm, of.detach())
         for norm, of in zip(found.norms, stats, strict=True)

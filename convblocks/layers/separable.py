@@ -146,9 +146,13 @@ class DepthwiseSeparableConv(Chain):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in nn.Sequential)
         """Apply the block to (N, in_channels, H, W)."""
-        out = _fusion.fused(self, input)
+        # What a sample skips is decided before the input is added.
+        added = self.residual and not (self.training and self.drop_path)
+        out = _fusion.fused(self, input, residual=added)
         if out is None:
             out = super().forward(input)
+        elif added:
+            return out
         return input + stochastic_depth(out, self.drop_path, self.training) if self.residual else out
 
     def fusion(self, input: Tensor) -> Choice:  # noqa: A002  (as in forward)

@@ -90,6 +90,7 @@ def rows_forward_5(
     X,
     WEIGHT,
     SHIFT,
+    SKIP,
     Y,
     AROUND,
     PART,
@@ -110,6 +111,7 @@ def rows_forward_5(
     UNIT: tl.constexpr,
     FLIP: tl.constexpr,
     HAS_SHIFT: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     STATISTICS: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
@@ -118,7 +120,8 @@ def rows_forward_5(
 ):
     """`rows_forward` for 5 x 5: an input row feeds five output rows, and four columns need eight of the input.
 
-    With FLIP, and the sizes of input and output exchanged, it computes the gradient of x.
+    With FLIP, and the sizes of input and output exchanged, it computes the gradient of x. SKIP lies as the output does,
+    and is added to it.
     """
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
@@ -152,6 +155,8 @@ def rows_forward_5(
         left = w - PW
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
         y_at = Y + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
+        if HAS_SKIP:
+            s_at = SKIP + (n * (HO * WO * C))[:, None] + ((w * C)[:, None] + c[None, :])
         inside = columns_within(u_ok, left, DW, W, 8)
         own = columns_within(u_ok, w, DW, WO, 4)
         step = DW * C
@@ -182,6 +187,12 @@ def rows_forward_5(
             r0, r1, r2, r3 = _add_row(a, b, d, e, f, g, h, i, w10, w11, w12, w13, w14, s0, s1, s2, s3)
             s0, s1, s2, s3 = _add_row(a, b, d, e, f, g, h, i, w00, w01, w02, w03, w04, begin, begin, begin, begin)
             done = in_row(own, k >= 4)
+            if HAS_SKIP:
+                skip = s_at + (first + (k - 4) * DH) * WO * C
+                y0 += load_column(skip, done, 0, column)
+                y1 += load_column(skip + step, done, 1, column)
+                y2 += load_column(skip + 2 * step, done, 2, column)
+                y3 += load_column(skip + 3 * step, done, 3, column)
             out = y_at + (first + (k - 4) * DH) * WO * C
             store_column(out, y0, done, 0, column)
             store_column(out + step, y1, done, 1, column)

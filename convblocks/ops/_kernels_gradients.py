@@ -120,6 +120,7 @@ def rows_backward(
     X,
     WEIGHT,
     DY,
+    DSKIP,
     DX,
     PART_WEIGHT,
     PART_BIAS,
@@ -143,6 +144,7 @@ def rows_backward(
     UNIT: tl.constexpr,
     PART_OF: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
     RUN_ON: tl.constexpr,
@@ -156,7 +158,8 @@ def rows_backward(
 
     A row of dx is made of three of dy, at whose first and second the two before it have been: a thread holds these, and
     no sums of rows that are not done yet, nor x of rows above, which would take a third more registers. X and DX may
-    both be PART_OF a larger tensor, as in `rows_forward`.
+    both be PART_OF a larger tensor, as in `rows_forward`. DSKIP, which lies as they do, is the gradient of x by another
+    way, and is added to dx.
     """
     C = UNITS * UNIT
     if PART_OF:
@@ -227,6 +230,8 @@ def rows_backward(
             ok_3 = u_ok & (w + 3 * DW < W)
             own = (n * image)[:, None] + ((w * pixel)[:, None] + c[None, :])
             r0, r1, r2, r3 = _row_of_four(X + own + h * line, DW * pixel, ok_0, ok_1, ok_2, ok_3, column)
+            if HAS_SKIP:
+                s0, s1, s2, s3 = _row_of_four(DSKIP + own + h * line, DW * pixel, ok_0, ok_1, ok_2, ok_3, column)
             aa, ab, ac, ad, ae, af = _floats(fa, fb, fc, fd, fe, ff)
             ga = ra.to(tl.float32)
             gb = rb.to(tl.float32)
@@ -236,25 +241,29 @@ def rows_backward(
             gf = rf.to(tl.float32)
             # Column by column, which leaves least of them at a time.
             x = r0.to(tl.float32)
-            y0 = tl.fma(aa, w22, tl.fma(ab, w21, ac * w20))
+            y0 = tl.fma(ac, w20, s0.to(tl.float32)) if HAS_SKIP else ac * w20
+            y0 = tl.fma(aa, w22, tl.fma(ab, w21, y0))
             y0 = three(gc, gb, ga, w00, w01, w02, three(bc, bb, ba, w10, w11, w12, y0))
             d20, d21, d22 = _add_products(x, aa, ab, ac, d20, d21, d22)
             d10, d11, d12 = _add_products(x, ba, bb, bc, d10, d11, d12)
             d00, d01, d02 = _add_products(x, ga, gb, gc, d00, d01, d02)
             x = r1.to(tl.float32)
-            y1 = tl.fma(ab, w22, tl.fma(ac, w21, ad * w20))
+            y1 = tl.fma(ad, w20, s1.to(tl.float32)) if HAS_SKIP else ad * w20
+            y1 = tl.fma(ab, w22, tl.fma(ac, w21, y1))
             y1 = three(gd, gc, gb, w00, w01, w02, three(bd, bc, bb, w10, w11, w12, y1))
             d20, d21, d22 = _add_products(x, ab, ac, ad, d20, d21, d22)
             d10, d11, d12 = _add_products(x, bb, bc, bd, d10, d11, d12)
             d00, d01, d02 = _add_products(x, gb, gc, gd, d00, d01, d02)
             x = r2.to(tl.float32)
-            y2 = tl.fma(ac, w22, tl.fma(ad, w21, ae * w20))
+            y2 = tl.fma(ae, w20, s2.to(tl.float32)) if HAS_SKIP else ae * w20
+            y2 = tl.fma(ac, w22, tl.fma(ad, w21, y2))
             y2 = three(ge, gd, gc, w00, w01, w02, three(be, bd, bc, w10, w11, w12, y2))
             d20, d21, d22 = _add_products(x, ac, ad, ae, d20, d21, d22)
             d10, d11, d12 = _add_products(x, bc, bd, be, d10, d11, d12)
             d00, d01, d02 = _add_products(x, gc, gd, ge, d00, d01, d02)
             x = r3.to(tl.float32)
-            y3 = tl.fma(ad, w22, tl.fma(ae, w21, af * w20))
+            y3 = tl.fma(af, w20, s3.to(tl.float32)) if HAS_SKIP else af * w20
+            y3 = tl.fma(ad, w22, tl.fma(ae, w21, y3))
             y3 = three(gf, ge, gd, w00, w01, w02, three(bf, be, bd, w10, w11, w12, y3))
             d20, d21, d22 = _add_products(x, ad, ae, af, d20, d21, d22)
             d10, d11, d12 = _add_products(x, bd, be, bf, d10, d11, d12)
@@ -287,6 +296,7 @@ def gather_backward(
     X,
     WEIGHT,
     DY,
+    DSKIP,
     DX,
     PART_WEIGHT,
     N,
@@ -305,6 +315,7 @@ def gather_backward(
     KW: tl.constexpr,
     SH: tl.constexpr,
     SW: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     EVEN_C: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
@@ -328,6 +339,8 @@ def gather_backward(
         x = tl.load(X + own, mask=p_ok[:, None] & column, other=0.0).to(tl.float32)
         image = DY + (n * (HO * WO * C))[:, None] + c[None, :]
         dx = tl.zeros((BP, BC), tl.float32)
+        if HAS_SKIP:
+            dx += tl.load(DSKIP + own, mask=p_ok[:, None] & column, other=0.0).to(tl.float32)
         # Its own row of partial sums, started by the first tile.
         more = c_ok & (tl.zeros((BC,), tl.int32) + tile > 0)
         for i in range(KH):

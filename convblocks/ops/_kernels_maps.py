@@ -45,18 +45,8 @@ def _row(at, step, ok_0, ok_1, ok_2, ok_3, row, size, column):
 
 
 @triton.jit
-def _middle(a, b, c, d, left, here, right):
-    """What a row of the kernel makes of a row of four columns with nothing beside them."""
-    s0 = tl.fma(b, right, a * here)
-    s1 = tl.fma(c, right, tl.fma(b, here, a * left))
-    s2 = tl.fma(d, right, tl.fma(c, here, b * left))
-    s3 = tl.fma(d, here, c * left)
-    return s0, s1, s2, s3
-
-
-@triton.jit
-def _beside(a, b, c, d, left, here, right, s0, s1, s2, s3):
-    """The same, added to four sums."""
+def _add_row(a, b, c, d, left, here, right, s0, s1, s2, s3):
+    """Four sums, and what a row of the kernel makes of a row of four columns with nothing beside them."""
     s0 = tl.fma(b, right, tl.fma(a, here, s0))
     s1 = tl.fma(c, right, tl.fma(b, here, tl.fma(a, left, s1)))
     s2 = tl.fma(d, right, tl.fma(c, here, tl.fma(b, left, s2)))
@@ -78,6 +68,7 @@ def maps_backward(
     X,
     WEIGHT,
     DY,
+    DSKIP,
     DX,
     PART_WEIGHT,
     PART_BIAS,
@@ -90,12 +81,13 @@ def maps_backward(
     TILES,
     UNIT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     EVEN_C: tl.constexpr,
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Both gradients: that of x is the convolution of dy by the kernel turned by half a circle."""
+    """Both gradients: that of x is the convolution of dy by the kernel turned by half a circle, and DSKIP."""
     C = UNITS * UNIT
     c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)
@@ -124,30 +116,34 @@ def maps_backward(
         for row in tl.static_range(4):
             ok = within(h + row * DH, H)
             x0, x1, x2, x3 = _row(X + at + row * line, step, ok_0, ok_1, ok_2, ok_3, h + row * DH, H, column)
+            if HAS_SKIP:
+                y0, y1, y2, y3 = _row(DSKIP + at + row * line, step, ok_0, ok_1, ok_2, ok_3, h + row * DH, H, column)
+            else:
+                y0, y1, y2, y3 = zero, zero, zero, zero
             if row == 0:
                 d10, d11, d12 = _products(x0, x1, x2, x3, a0, a1, a2, a3, d10, d11, d12)
                 d00, d01, d02 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d00, d01, d02)
-                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w12, w11, w10)
-                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w02, w01, w00, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(a0, a1, a2, a3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(b0, b1, b2, b3, w02, w01, w00, y0, y1, y2, y3)
             elif row == 1:
                 d20, d21, d22 = _products(x0, x1, x2, x3, a0, a1, a2, a3, d20, d21, d22)
                 d10, d11, d12 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d10, d11, d12)
                 d00, d01, d02 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d00, d01, d02)
-                y0, y1, y2, y3 = _middle(a0, a1, a2, a3, w22, w21, w20)
-                y0, y1, y2, y3 = _beside(b0, b1, b2, b3, w12, w11, w10, y0, y1, y2, y3)
-                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w02, w01, w00, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(a0, a1, a2, a3, w22, w21, w20, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(b0, b1, b2, b3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(c0, c1, c2, c3, w02, w01, w00, y0, y1, y2, y3)
             elif row == 2:
                 d20, d21, d22 = _products(x0, x1, x2, x3, b0, b1, b2, b3, d20, d21, d22)
                 d10, d11, d12 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d10, d11, d12)
                 d00, d01, d02 = _products(x0, x1, x2, x3, e0, e1, e2, e3, d00, d01, d02)
-                y0, y1, y2, y3 = _middle(b0, b1, b2, b3, w22, w21, w20)
-                y0, y1, y2, y3 = _beside(c0, c1, c2, c3, w12, w11, w10, y0, y1, y2, y3)
-                y0, y1, y2, y3 = _beside(e0, e1, e2, e3, w02, w01, w00, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(b0, b1, b2, b3, w22, w21, w20, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(c0, c1, c2, c3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(e0, e1, e2, e3, w02, w01, w00, y0, y1, y2, y3)
             else:
                 d20, d21, d22 = _products(x0, x1, x2, x3, c0, c1, c2, c3, d20, d21, d22)
                 d10, d11, d12 = _products(x0, x1, x2, x3, e0, e1, e2, e3, d10, d11, d12)
-                y0, y1, y2, y3 = _middle(c0, c1, c2, c3, w22, w21, w20)
-                y0, y1, y2, y3 = _beside(e0, e1, e2, e3, w12, w11, w10, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(c0, c1, c2, c3, w22, w21, w20, y0, y1, y2, y3)
+                y0, y1, y2, y3 = _add_row(e0, e1, e2, e3, w12, w11, w10, y0, y1, y2, y3)
             store_four(DX + at + row * line, step, y0, y1, y2, y3, ok & ok_0, ok & ok_1, ok & ok_2, ok & ok_3, column)
     line = chunk.to(tl.int64) * C + c
     store_nine(PART_WEIGHT + line * 9, d00, d01, d02, d10, d11, d12, d20, d21, d22, c_ok)

@@ -156,6 +156,7 @@ def rows_separable(
     EPS_2: tl.constexpr,
     ACT_1: tl.constexpr,
     ACT_2: tl.constexpr,
+    SKIP: tl.constexpr,
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     STAGES: tl.constexpr,
@@ -167,7 +168,8 @@ def rows_separable(
     """`rows_forward` with the rest of the block behind it: the same units, strips and tiles.
 
     The loop is a pipeline: rows are copied into shared memory while earlier ones are worked on. The four columns go
-    through the tensor cores together: what waits there, and for the other warps, does so once a row.
+    through the tensor cores together: what waits there, and for the other warps, does so once a row. SKIP asks for X to
+    be added to the result, which has its shape.
     """
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
@@ -211,7 +213,10 @@ def rows_separable(
         z_ok, n_z, w_z = quad_by_column(chunk * TILES + tile, N, QUADS, DW, BU)
         ok_z = z_ok & (w_z < WO)
         x_at = X + (n * (H * W * C))[:, None] + ((left * C)[:, None] + c[None, :])
-        y_at = Y + (n_z * (HO * WO * O))[:, None] + ((w_z * O)[:, None] + o[None, :])
+        z_at = (n_z * (HO * WO * O))[:, None] + ((w_z * O)[:, None] + o[None, :])
+        y_at = Y + z_at
+        if SKIP:
+            s_at = X + z_at
         p0 = zero
         p1 = zero
         p2 = zero
@@ -246,9 +251,14 @@ def rows_separable(
             q0 = three(xa, xb, xc, w00, w01, w02, start)
             y = side_by_side(y0, y1, y2, y3, SPREAD)
             z = pointwise_across(y, point, scale_2, shift_2, HAS_2, ACT_2).to(Y.dtype.element_ty)
-            here = ok_z & ((tl.zeros((4 * BU,), tl.int32) + k) >= 2)
-            out = y_at + (first + (k - 2) * DH) * WO * O
-            tl.store(out, one_by_one(z, SPREAD), mask=here[:, None] & o_ok[None, :])
+            z = one_by_one(z, SPREAD)
+            here = (ok_z & ((tl.zeros((4 * BU,), tl.int32) + k) >= 2))[:, None] & o_ok[None, :]
+            row = (first + (k - 2) * DH) * WO * O
+            if SKIP:
+                # Rounded once before, as the modules do, and half as much to be moved into its place.
+                skip = tl.load(s_at + row, mask=here, other=0.0)
+                z = (z.to(tl.float32) + skip.to(tl.float32)).to(Y.dtype.element_ty)
+            tl.store(y_at + row, z, mask=here)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -290,13 +300,14 @@ def gather_separable(
     EPS_2: tl.constexpr,
     ACT_1: tl.constexpr,
     ACT_2: tl.constexpr,
+    SKIP: tl.constexpr,
     EVEN_C: tl.constexpr,
     EVEN_O: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
 ):
-    """`gather_forward` with the rest of the block behind it, for any kernel and stride."""
+    """`gather_forward` with the rest of the block behind it, for any kernel and stride; SKIP as in `rows_separable`."""
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
     c = tl.arange(0, BC)
@@ -324,5 +335,8 @@ def gather_separable(
     scale, shift = load_affine(BIAS_2, MEAN_2, VARIANCE_2, WEIGHT_2, SHIFT_2, EPS_2, HAS_2, o, o_ok)
     point = load_point(POINT, c, c_ok, C, o, o_ok, X.dtype.element_ty)
     z = pointwise(activate(y, ACT_1), point, scale, shift, HAS_2, ACT_2)
-    out = Y + (n * (HO * WO * O))[:, None] + (((ho * WO + wo) * O)[:, None] + o[None, :])
-    tl.store(out, z.to(Y.dtype.element_ty), mask=p_ok[:, None] & o_ok[None, :])
+    at = (n * (HO * WO * O))[:, None] + (((ho * WO + wo) * O)[:, None] + o[None, :])
+    ok = p_ok[:, None] & o_ok[None, :]
+    if SKIP:
+        z += tl.load(X + at, mask=ok, other=0.0).to(tl.float32)
+    tl.store(Y + at, z.to(Y.dtype.element_ty), mask=ok)

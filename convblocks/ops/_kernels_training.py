@@ -66,24 +66,29 @@ def normalise(
     VARIANCE,
     WEIGHT,
     SHIFT,
+    SKIP,
     OUT,
     M,
     UNITS,
     UNIT: tl.constexpr,
     HAS: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     EPS: tl.constexpr,
     ACT: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Write activation(norm(y))."""
+    """Write activation(norm(y)), and SKIP added to it."""
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     scale, shift = load_affine(MEAN, MEAN, VARIANCE, WEIGHT, SHIFT, EPS, HAS, c, c < C)
     at, ok = _tile(tl.program_id(0), M, C, c, c < C, BP)
     y = tl.load(Y + at, mask=ok, other=0.0).to(tl.float32)
     u = tl.fma(y, tl.broadcast_to(scale, y.shape), tl.broadcast_to(shift, y.shape))
-    tl.store(OUT + at, activate(u, ACT).to(OUT.dtype.element_ty), mask=ok)
+    u = activate(u, ACT)
+    if HAS_SKIP:
+        u += tl.load(SKIP + at, mask=ok, other=0.0).to(tl.float32)
+    tl.store(OUT + at, u.to(OUT.dtype.element_ty), mask=ok)
 
 
 @triton.jit(do_not_specialize=POSITIONS)

@@ -161,15 +161,21 @@ def backward(
     dilation: Pair,
     has_bias: bool,
     *,
+    skip: Tensor | None = None,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x (channels_last), of the weight and of the bias.
 
-    Where each has a kernel of its own, `tiling` is of the weight's.
+    `skip`, channels_last, is the gradient of x by another way, and is added to that of x. Where weight and x have a
+    kernel each, `tiling` is of the weight's.
     """
     kernel = weight.shape[2], weight.shape[3]
     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
     weight = weight.contiguous()
+    if skip is not None and stride != (1, 1):
+        # Only a map of one row and column keeps its size.
+        out, d_weight, d_bias = backward(dy, x, weight, stride, padding, dilation, has_bias, tiling=tiling)
+        return out.add_(skip), d_weight, d_bias
     thin = thinned((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
     if thin is not None:
         (rows, columns), inner, rate = thin
@@ -177,7 +183,7 @@ def backward(
         few, out = (t[:, :, rows, columns] for t in (x, whole))
         if rolls(kernel, (1, 1), inner, rate):
             with torch.cuda.device_of(x):
-                return whole, *_rolling_backward(dy, few, weight, out, inner, rate, has_bias, tiling)
+                return whole, *_rolling_backward(dy, few, weight, None, out, inner, rate, has_bias, tiling)
         part, d_weight, d_bias = backward(dy, few, weight, (1, 1), inner, rate, has_bias, tiling=tiling)
         out.copy_(part)
         return whole, d_weight, d_bias
@@ -189,15 +195,15 @@ def backward(
     small = _launch_maps.fits((h, w), kernel, stride, padding, dilation) and (tiling is None or tiling.columns == 1)
     with torch.cuda.device_of(x):
         if small:
-            part, part_bias = _launch_maps.backward(dy, x, weight, out, dilation, has_bias, tiling)
+            part, part_bias = _launch_maps.backward(dy, x, weight, skip, out, dilation, has_bias, tiling)
         elif rolls(kernel, stride, padding, dilation):
-            return out, *_rolling_backward(dy, x, weight, out, padding, dilation, has_bias, tiling)
+            return out, *_rolling_backward(dy, x, weight, skip, out, padding, dilation, has_bias, tiling)
         elif _launch_stride.rolls(kernel, stride, dilation):
             part = _launch_stride.backward(dy, x, weight, out, padding, tiling)
         elif _launch_five.rolls(kernel, stride):
             tiling = fit(tiling or _launch_five.WEIGHT, c, 2)
             sizes = (n, h, w, c // math.gcd(c, 16), ho, wo, *dilation, *padding)
-            _launch_five.backward_input(dy, weight, out, sizes)
+            _launch_five.backward_input(dy, weight, skip, out, sizes)
             plan = plan_rows(n, c, ho, wo, dilation, tiling, at_once(tiling, 2))
             part, part_bias = _launch_five.backward_weight(x, dy, sizes, plan, tiling, has_bias)
         else:
@@ -209,8 +215,8 @@ def backward(
             part = x.new_empty((chunks, c, kernel[0] * kernel[1]), dtype=torch.float32)
             gradients.gather_backward.start(
                 chunks * blocks(c, tiling.channels),
-                (x, weight, dy, out, part, *sizes, tiles),
-                _gather(c, tiling, kernel, stride),
+                (x, weight, dy, dy if skip is None else skip, out, part, *sizes, tiles),
+                _gather(c, tiling, kernel, stride, HAS_SKIP=skip is not None),
             )
         if has_bias:
             bias = dy.sum((0, 2, 3)) if part_bias is None else _launch_sums.total(part_bias, dy.dtype, (c,))
@@ -221,13 +227,14 @@ def _rolling_backward(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
+    skip: Tensor | None,
     out: Tensor,
     padding: Pair,
     dilation: Pair,
     has_bias: bool,
     tiling: Tiling | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Write the gradient of x to `out`, which lies as x does; return those of the weight and of the bias."""
+    """Write the gradient of x to `out`, which lies as x does, and so does `skip`; return those of weight and bias."""
     n, c, h, w = x.shape
     where, pitches = as_it_lies(x)
     assert where is x, "a part of a channels-last image of less than 2^31 elements can be read where it lies"
@@ -238,8 +245,8 @@ def _rolling_backward(
     sizes = (n, h, w, c // math.gcd(c, 16), *dy.shape[2:], *dilation, *padding, *(pitches or (0, 0, 0)))
     gradients.rows_backward.start(
         plan.programs,
-        (x, weight, dy, out, part, part_bias, *sizes, *plan.down),
-        _rows(c, tiling, HAS_BIAS=has_bias, PART_OF=pitches is not None),
+        (x, weight, dy, dy if skip is None else skip, out, part, part_bias, *sizes, *plan.down),
+        _rows(c, tiling, HAS_BIAS=has_bias, HAS_SKIP=skip is not None, PART_OF=pitches is not None),
     )
     d_bias = _launch_sums.total(part_bias, dy.dtype, (c,)) if has_bias else None
     return _launch_sums.total(part, weight.dtype, weight.shape), d_bias

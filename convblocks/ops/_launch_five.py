@@ -19,6 +19,8 @@ Sizes = tuple[int, int, int, int, int, int, int, int, int, int]
 
 # A thread of these has four channels of any dtype: the taps, or the sums, of eight do not fit into its registers.
 FORWARD = Tiling(block=2, rows=64, warps=1, stages=4, beyond=4)
+# A row of what is added is on its way with each: as many bytes in fewer rows.
+FORWARD_SKIP = FORWARD._replace(stages=3)
 # Every program leaves 25 sums a channel to add up: the fewer channels, the more positions it adds up by itself.
 WEIGHT = Tiling(block=8, channels=32, rows=64, warps=2, stages=4, start=4, beyond=4)
 
@@ -31,21 +33,22 @@ def rolls(kernel: Pair, stride: Pair) -> bool:
 def forward(
     tensors: tuple[Tensor, ...], sizes: Sizes, plan: Plan, tiling: Tiling, has_bias: bool, statistics: bool
 ) -> None:
-    """`tensors` are those that the kernel takes; the first is x. The device is the current one, here and below."""
-    c = tensors[0].shape[1]
-    more = _five(c, tiling, FLIP=False, HAS_SHIFT=has_bias, STATISTICS=statistics)
-    kernels.rows_forward_5.start(plan.programs, (*tensors, *sizes, *plan.down), more)
+    """`tensors` are x, weight, shift, y and two for sums. The device is the current one, here and below."""
+    c, (x, weight, shift, *rest) = tensors[0].shape[1], tensors
+    more = _five(c, tiling, FLIP=False, HAS_SHIFT=has_bias, HAS_SKIP=False, STATISTICS=statistics)
+    kernels.rows_forward_5.start(plan.programs, (x, weight, shift, x, *rest, *sizes, *plan.down), more)
 
 
-def backward_input(dy: Tensor, weight: Tensor, out: Tensor, sizes: Sizes) -> None:
-    """Write the gradient of x to `out`: it is a convolution of dy, by the kernel turned by half a circle."""
+def backward_input(dy: Tensor, weight: Tensor, skip: Tensor | None, out: Tensor, sizes: Sizes) -> None:
+    """Write the gradient of x to `out`: a convolution of dy by the kernel turned by half a circle, and `skip`."""
     n, h, w, units, ho, wo, dh, dw, ph, pw = sizes
     c = out.shape[1]
-    tiling = fit(FORWARD, c, 2)
+    tiling = fit(FORWARD if skip is None else FORWARD_SKIP, c, 2)
     plan = plan_rows(n, c, h, w, (dh, dw), tiling, at_once(tiling, 2))
     turned = (n, ho, wo, units, h, w, dh, dw, 4 * dh - ph, 4 * dw - pw)
-    more = _five(c, tiling, FLIP=True, HAS_SHIFT=False, STATISTICS=False)
-    kernels.rows_forward_5.start(plan.programs, (dy, weight, weight, out, out, out, *turned, *plan.down), more)
+    more = _five(c, tiling, FLIP=True, HAS_SHIFT=False, HAS_SKIP=skip is not None, STATISTICS=False)
+    tensors = dy, weight, weight, dy if skip is None else skip, out, out, out
+    kernels.rows_forward_5.start(plan.programs, (*tensors, *turned, *plan.down), more)
 
 
 def backward_weight(

@@ -17,6 +17,8 @@ kernels = Kernels(_kernels_maps)
 
 # Two maps are on their way while another is worked on.
 BACKWARD = Tiling(block=2, rows=1, warps=1, stages=3, start=1, beyond=0, columns=1)
+# With a third map of each, two on their way take registers that there are not.
+BACKWARD_SKIP = BACKWARD._replace(stages=2)
 
 
 @functools.lru_cache(4096)
@@ -28,11 +30,18 @@ def fits(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) 
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, out: Tensor, dilation: Pair, has_bias: bool, given: Tiling | None
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    skip: Tensor | None,
+    out: Tensor,
+    dilation: Pair,
+    has_bias: bool,
+    given: Tiling | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Write the gradient of x to `out`; return rows of partial sums of those of the weight and of the bias."""
+    """Write the gradient of x and `skip` to `out`; return rows of partial sums of those of weight and bias."""
     n, c, h, w = x.shape
-    tiling = fit(given or BACKWARD, c, x.element_size())
+    tiling = fit(given or (BACKWARD if skip is None else BACKWARD_SKIP), c, x.element_size())
     # To the plan every map is a row of one column. Registers let eight warps in at a time, or few more of float32.
     maps = min(dilation[0], h) * min(dilation[1], w)
     plan = plan_rows(n, c, 1, maps, (1, 1), tiling, at_once(tiling, 2))
@@ -41,8 +50,8 @@ def backward(
     sizes = (n, h, w, c // math.gcd(c, 16), *dilation, plan.tiles)
     kernels.maps_backward.start(
         plan.programs,
-        (x, weight, dy, out, part, part if part_bias is None else part_bias, *sizes),
-        _options(c, tiling, HAS_BIAS=has_bias),
+        (x, weight, dy, dy if skip is None else skip, out, part, part if part_bias is None else part_bias, *sizes),
+        _options(c, tiling, HAS_BIAS=has_bias, HAS_SKIP=skip is not None),
     )
     return part, part_bias
 

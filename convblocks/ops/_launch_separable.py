@@ -17,6 +17,8 @@ kernels = Kernels(_kernels_separable)
 
 # For blocks of 64 channels; `fit` makes other widths of them.
 ROWS = Tiling(block=16, rows=64, warps=4, stages=4, start=1)
+# What is added waits in shared memory too.
+ROWS_SKIP = ROWS._replace(stages=3)
 GATHER = Tiling(block=64)
 
 
@@ -29,22 +31,24 @@ def forward(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    skip: bool = False,
     *,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """Compute a whole block on (N, C, H, W); the result is channels_last."""
+    """Compute a whole block on (N, C, H, W), with `skip` x is added to it; the result is channels_last."""
     x = x.contiguous(memory_format=torch.channels_last)
     depthwise, pointwise = depthwise.contiguous(), pointwise.contiguous()
     (n, c, h, w), kernel, o = x.shape, (depthwise.shape[2], depthwise.shape[3]), pointwise.shape[0]
     ho, wo = (output_size(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, strict=True))
     out = torch.empty((n, o, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     rolling = rolls(kernel, stride, padding, dilation)
-    tiling = fit(tiling or (ROWS if rolling else GATHER), c, o, rolling)
+    own = (ROWS_SKIP if skip else ROWS) if rolling else GATHER
+    tiling = fit(tiling or own, c, o, rolling)
     # What is absent is not read: any tensor stands for it.
     tensors = (depthwise if t is None else t.contiguous() for t in (*first.tensors(), *second.tensors()))
     units = c // math.gcd(c, 16), o // math.gcd(o, 16)
     arguments = (x, depthwise, pointwise, *tensors, out, n, h, w, *units, ho, wo, *dilation, *padding)
-    of = tiling, c, o, has(first), has(second), first.eps, second.eps, first.act, second.act
+    of = tiling, c, o, has(first), has(second), first.eps, second.eps, first.act, second.act, skip
     with torch.cuda.device_of(x):
         if rolling:
             # All channels are in one program, and registers are what 16 bits take.
@@ -68,6 +72,7 @@ def _options(
     eps_2: float,
     act_1: str,
     act_2: str,
+    skip: bool,
     **more: int,
 ) -> Options:
     return options(
@@ -79,6 +84,7 @@ def _options(
         EPS_2=eps_2,
         ACT_1=act_1,
         ACT_2=act_2,
+        SKIP=skip,
         EVEN_C=c == tiling.channels,
         EVEN_O=o == power_of_two(o),
         BC=tiling.channels,

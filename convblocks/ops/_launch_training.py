@@ -61,12 +61,16 @@ def forward(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    skip: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the output, both convolutions' results, and both norms' statistics.
 
-    `batch` tells which norm takes the statistics of the batch; the other one takes those it has.
+    `batch` tells which norm takes the statistics of the batch; the other one takes those it has. With `skip` x is added
+    to the output.
     """
     pointwise = pointwise.contiguous()
+    if skip:
+        x = x.contiguous(memory_format=torch.channels_last)
     (c, o), near = (pointwise.shape[1], pointwise.shape[0]), _around(first, x, x.shape[1])
     y1, sums = _launch.forward(x, depthwise, None, stride, padding, dilation, around=near if batch[0] else None)
     n, _, h, w = y1.shape
@@ -83,7 +87,7 @@ def forward(
             _options(plan, c, o, None, _constants(first), STATISTICS=batch[1], STAGES=STAGES),
         )
         stats2 = _launch_sums.statistics(part, near, m) if batch[1] else _known(second)
-        _normalise(y2, stats2, second, out)
+        _normalise(y2, stats2, second, x if skip else None, out)
     return out, y1, y2, stats1, stats2
 
 
@@ -106,7 +110,7 @@ def norm_forward(y: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor]:
             stats = _launch_sums.statistics(part, y, m)
         else:
             stats = _known(stage)
-        _normalise(y, stats, stage, out)
+        _normalise(y, stats, stage, None, out)
     return out, stats
 
 
@@ -126,12 +130,14 @@ def norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: b
     return dy, of.weight, of.shift
 
 
-def _normalise(y: Tensor, stats: Tensor, stage: Stage, out: Tensor) -> None:
+def _normalise(y: Tensor, stats: Tensor, stage: Stage, skip: Tensor | None, out: Tensor) -> None:
     (n, c, h, w), of = y.shape, _norm(stats, stage)
     m = n * h * w
     plan = cut(m, c, m)
     kernels.normalise.start(
-        plan.programs, (y, *of, out, m, *_units(c)), _options(plan, c, None, None, _constants(stage))
+        plan.programs,
+        (y, *of, y if skip is None else skip, out, m, *_units(c)),
+        _options(plan, c, None, None, _constants(stage), HAS_SKIP=skip is not None),
     )
 
 
@@ -164,6 +170,7 @@ def backward(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    skip: bool = False,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x, of both convolutions' weights, and of both norms' weights and shifts."""
     dout, pointwise = dout.contiguous(memory_format=torch.channels_last), pointwise.contiguous()
@@ -193,7 +200,8 @@ def backward(
             (y1, du1, *norm1, of1.table, du1, m, *_units(c)),
             _options(plan, c, None, None, _constants(first._replace(act=""))),
         )
-    dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False)
+    by_skip = dout if skip else None
+    dx, d_depthwise, _ = _launch.backward(du1, x, depthwise, stride, padding, dilation, False, skip=by_skip)
     return dx, d_depthwise, d_pointwise, of1.weight, of1.shift, of2.weight, of2.shift
 
 

@@ -44,8 +44,9 @@ def depthwise_separable_conv2d(
     stride: IntPair = 1,
     padding: IntPair = 0,
     dilation: IntPair = 1,
+    residual: bool = False,
 ) -> Tensor:
-    """Compute a depthwise separable block: depthwise -> `first` -> pointwise -> `second`.
+    """Compute a depthwise separable block: depthwise -> `first` -> pointwise -> `second` (+ x).
 
     On a CUDA device, where no gradient is asked for and `backend` and the case allow it, one Triton kernel computes it
     all: x is read once, the result written once, and nothing in between leaves the chip. Sums are in float32, what goes
@@ -61,6 +62,7 @@ def depthwise_separable_conv2d(
         stride: of the depthwise convolution: one integer or (height, width).
         padding: zeros on both sides of an axis: one integer or (height, width).
         dilation: distance between the taps of the kernel: one integer or (height, width).
+        residual: add x to the result, which must have its shape.
 
     Shape:
         - Input: (N, C, H, W)
@@ -68,7 +70,8 @@ def depthwise_separable_conv2d(
 
     Raises:
         ValueError: `stride`, `padding` or `dilation` is neither an integer in its range nor a pair of them; an
-            activation that `Stage` does not name; a norm of which mean or variance is missing.
+            activation that `Stage` does not name; a norm of which mean or variance is missing; `residual` where the
+            result has another shape than x.
 
     Examples:
         >>> x, depthwise, pointwise = torch.ones(1, 2, 5, 5), torch.ones(2, 1, 3, 3), torch.ones(1, 2, 1, 1)
@@ -80,9 +83,21 @@ def depthwise_separable_conv2d(
     first, second = _checked("first", first), _checked("second", second)
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     if choose_separable(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
-        return fused_separable(x, depthwise, pointwise, first, second, s, p, d)
+        return fused_separable(x, depthwise, pointwise, first, second, s, p, d, residual)
+    if residual:
+        require_residual(x, depthwise, pointwise, s, p, d)
     y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
-    return second.rest(F.conv2d(y, pointwise, second.bias))
+    y = second.rest(F.conv2d(y, pointwise, second.bias))
+    return x + y if residual else y
+
+
+def require_residual(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
+    """Raise ValueError where a block's result has not the shape of its input."""
+    shape = x.shape[0], pointwise.shape[0], *sizes(x, depthwise, stride, padding, dilation)
+    if x.shape != shape:
+        raise ValueError(f"residual=True needs a result of the shape of x, {tuple(x.shape)}, and it is {shape}")
 
 
 def fused_separable(
@@ -94,13 +109,19 @@ def fused_separable(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    residual: bool = False,
 ) -> Tensor:
     """Compute the block by its one kernel, which is known to take these arguments."""
+    if residual:
+        require_residual(x, depthwise, pointwise, stride, padding, dilation)
     stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
-    x = x.to(computed_in(x))
+    low = x.to(computed_in(x))
+    # Under autocast x may have more digits than the block, and the sum keeps them.
+    inside = residual and low.dtype == x.dtype
     # No gradient is asked for.
-    compute = _compute if plain(x, depthwise, pointwise, *stages[0], *stages[1]) else _separable
-    return compute(x, depthwise, pointwise, *stages, stride, padding, dilation)
+    compute = _compute if plain(low, depthwise, pointwise, *stages[0], *stages[1]) else _separable
+    out = compute(low, depthwise, pointwise, *stages, stride, padding, dilation, inside)
+    return x + out if residual and not inside else out
 
 
 def separable_choice(
@@ -112,6 +133,7 @@ def separable_choice(
     stride: IntPair = 1,
     padding: IntPair = 0,
     dilation: IntPair = 1,
+    residual: bool = False,
 ) -> Choice:
     """Tell whether `depthwise_separable_conv2d` takes its one kernel with these arguments, and why.
 
@@ -126,6 +148,7 @@ def separable_choice(
         stride: one integer or (height, width).
         padding: likewise.
         dilation: likewise.
+        residual: makes no difference.
 
     Examples:
         >>> separable_choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3), torch.zeros(16, 8, 1, 1))
@@ -246,6 +269,7 @@ def _compute(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> Tensor:
     s, p, d = pairs(stride, padding, dilation)
     act_1, act_2 = acts.split(",")
@@ -253,11 +277,12 @@ def _compute(
     if x.is_cuda and (x.dtype is not torch.float32 or tensor_float()):
         from convblocks.ops import _launch_separable
 
-        return _launch_separable.forward(x, depthwise, pointwise, one, two, s, p, d)
+        return _launch_separable.forward(x, depthwise, pointwise, one, two, s, p, d, residual)
     # Under autocast the weights are float32 still.
     depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y = one.rest(F.conv2d(x, depthwise, _cast(one.bias, x), s, p, d, x.shape[1]))
-    return channels_last(two.rest(F.conv2d(y, pointwise, _cast(two.bias, x))))
+    y = two.rest(F.conv2d(y, pointwise, _cast(two.bias, x)))
+    return channels_last(x + y if residual else y)
 
 
 _separable = library.custom_op("convblocks::depthwise_separable_conv2d", _compute, mutates_args=())
@@ -275,6 +300,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> Tensor:
     return empty(x, (x.shape[0], pointwise.shape[0], *sizes(x, depthwise, stride, padding, dilation)))
 

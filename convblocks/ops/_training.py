@@ -17,7 +17,7 @@ from convblocks.ops._choice import Choice, Pair, computed_in, decide
 from convblocks.ops._depthwise import channels_last, empty, pairs, sizes
 from convblocks.ops._direct import call, plain
 from convblocks.ops._norm import factors
-from convblocks.ops._separable import separable_case, tensor_float, unfit_block
+from convblocks.ops._separable import require_residual, separable_case, tensor_float, unfit_block
 from convblocks.ops._stage import ACTIVATIONS, Stage
 
 Which = tuple[bool, bool]
@@ -32,6 +32,7 @@ def training_choice(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    residual: bool = False,
 ) -> Choice:
     """Tell whether the blocks take `separable_training` for these arguments, and why.
 
@@ -44,6 +45,7 @@ def training_choice(
         stride: of the depthwise convolution.
         padding: likewise.
         dilation: likewise.
+        residual: makes no difference.
     """
     obstacle = unfit_block(x, depthwise, pointwise, first, second, stride, padding, dilation)
     if not obstacle and not (first.bias is None and second.bias is None):
@@ -65,8 +67,9 @@ def separable_training(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute depthwise -> norm -> activation -> pointwise -> norm -> activation, with gradients.
+    """Compute depthwise -> norm -> activation -> pointwise -> norm -> activation (+ x), with gradients.
 
     On a CUDA device by Triton kernels, and without atomics: the same call gives the same bits. Float32 is multiplied in
     TF32 where `torch.backends.cudnn.allow_tf32` lets PyTorch's convolutions do that; where not, and on the CPU,
@@ -84,6 +87,10 @@ def separable_training(
         stride: of the depthwise convolution.
         padding: likewise.
         dilation: likewise.
+        residual: add x to the output, which must have its shape.
+
+    Raises:
+        ValueError: `residual` where the output has another shape than x.
 
     Returns:
         The output, and of each norm, (3, C) and (3, O), mean, variance over the number of positions, and variance over
@@ -104,16 +111,20 @@ def separable_training(
     """
     # Under autocast the weights are float32 still, and so are then their gradients: the kernels take them as they are,
     # where a cast and its gradient would be four launches a block.
-    x = x.to(computed_in(x))
+    if residual:
+        require_residual(x, depthwise, pointwise, stride, padding, dilation)
+    low = x.to(computed_in(x))
+    # Under autocast x may have more digits than the block, and the sum keeps them.
+    inside = residual and low.dtype == x.dtype
     affine = first.weight, first.shift, second.weight, second.shift
     known = first.mean, first.variance, second.mean, second.variance
-    rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation
-    given = x, depthwise, pointwise, *affine, *known
+    rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation, inside
+    given = low, depthwise, pointwise, *affine, *known
     if plain(*given):
         out, _, _, stats1, stats2 = call(_compute, _keep, _gradients, *given, *rest)
     else:
         out, _, _, stats1, stats2 = _training(*given, *rest)
-    return out, stats1, stats2
+    return x + out if residual and not inside else out, stats1, stats2
 
 
 def _compute(
@@ -134,6 +145,7 @@ def _compute(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     s, p, d = pairs(stride, padding, dilation)
     act1, act2 = acts.split(",")
@@ -143,13 +155,14 @@ def _compute(
     if x.is_cuda and (x.dtype is not torch.float32 or tensor_float()):
         from convblocks.ops import _launch_training
 
-        return _launch_training.forward(x, depthwise, pointwise, first, second, which, s, p, d)
+        return _launch_training.forward(x, depthwise, pointwise, first, second, which, s, p, d, residual)
     depthwise, pointwise = depthwise.to(x.dtype), pointwise.to(x.dtype)
     y1 = channels_last(F.conv2d(x, depthwise, None, s, p, d, x.shape[1]))
     stats1 = statistics(y1, first, which[0])
     y2 = channels_last(F.conv2d(activated(y1, stats1, first), pointwise))
     stats2 = statistics(y2, second, which[1])
-    return channels_last(activated(y2, stats2, second)), y1, y2, stats1, stats2
+    out = activated(y2, stats2, second)
+    return channels_last(x + out if residual else out), y1, y2, stats1, stats2
 
 
 _training = library.custom_op("convblocks::separable_training", _compute, mutates_args=())
@@ -200,6 +213,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (n, c), o = x.shape[:2], pointwise.shape[0]
     size = sizes(x, depthwise, stride, padding, dilation)
@@ -226,6 +240,7 @@ def _compute_gradients(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     s, p, d = pairs(stride, padding, dilation)
     act1, act2 = acts.split(",")
@@ -236,7 +251,7 @@ def _compute_gradients(
         from convblocks.ops import _launch_training
 
         found = _launch_training.backward(
-            dout, x, depthwise, pointwise, y1, y2, stats1, stats2, first, second, which, s, p, d
+            dout, x, depthwise, pointwise, y1, y2, stats1, stats2, first, second, which, s, p, d, residual
         )
     else:
         of_weights = depthwise.dtype, pointwise.dtype
@@ -251,6 +266,7 @@ def _compute_gradients(
             d_y1, x, depthwise, None, s, p, d, False, [0, 0], x.shape[1], [True, True, False]
         )
         weights = d_depthwise.to(of_weights[0]), d_pointwise.to(of_weights[1])
+        dx = dx + dout if residual else dx
         found = channels_last(dx), *weights, d_weight1, d_shift1, d_weight2, d_shift2
     kinds = [(weight1, stats1), (shift1, stats1), (weight2, stats2), (shift2, stats2)]
     a, b, c, d_ = (
@@ -306,6 +322,7 @@ def _(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     kinds = [(weight1, stats1), (shift1, stats1), (weight2, stats2), (shift2, stats2)]
     a, b, c, d = (stats.new_empty(stats.shape[1], dtype=(stats if t is None else t).dtype) for t, stats in kinds)
@@ -325,7 +342,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _gradients(ctx: Any, dout: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if dout is None:
-        return (None,) * 17
+        return (None,) * 18
     saved = ctx.saved_tensors
     x, depthwise, pointwise, *affine = saved[:7]
     if torch.is_grad_enabled():
@@ -340,7 +357,7 @@ def _gradients(ctx: Any, dout: Tensor | None, *_: Tensor | None) -> tuple[Tensor
         given = dout, x, depthwise, pointwise, *saved[11:], *affine
         found = (_compute_gradients if plain(*given) else _backward)(*given, *ctx.rest)
         ordered = [None if t is None else g for t, g in zip(saved[:7], found, strict=True)]
-    return *ordered, *(None,) * 10
+    return *ordered, *(None,) * 11
 
 
 _training.register_autograd(_gradients, setup_context=_keep)
@@ -364,6 +381,7 @@ def _composed(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    residual: bool = False,
 ) -> Tensor:
     s, p, d = pairs(stride, padding, dilation)
     act1, act2 = acts.split(",")
@@ -372,4 +390,5 @@ def _composed(
     known = (None, None) if batch[0] else (mean1, variance1)
     y = ACTIVATIONS[act1](F.batch_norm(y, *known, weight1, shift1, batch[0], 0.0, eps[0]))
     known = (None, None) if batch[1] else (mean2, variance2)
-    return ACTIVATIONS[act2](F.batch_norm(F.conv2d(y, pointwise), *known, weight2, shift2, batch[1], 0.0, eps[1]))
+    y = ACTIVATIONS[act2](F.batch_norm(F.conv2d(y, pointwise), *known, weight2, shift2, batch[1], 0.0, eps[1]))
+    return x + y if residual else y

@@ -27,6 +27,7 @@ class Block:
     layout: str = "channels_last"
     weights: str = ""
     tiling: dict[str, int] | None = None
+    residual: bool = False
 
 
 def block_errors(case: Block, seed: int = 0) -> tuple[float, float]:
@@ -47,7 +48,9 @@ def block_errors(case: Block, seed: int = 0) -> tuple[float, float]:
     exact = reference(x, depthwise, pointwise, first, second, where, torch.float64)
     theirs = reference(x, depthwise, pointwise, first, second, where, dtype)
     tiling = None if case.tiling is None else _launch.Tiling(**case.tiling)
-    y = _launch_separable.forward(x, depthwise, pointwise, first, second, *where, tiling=tiling)
+    if case.residual:
+        exact, theirs = exact + x, theirs + x
+    y = _launch_separable.forward(x, depthwise, pointwise, first, second, *where, case.residual, tiling=tiling)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert y.dtype == dtype
     return relative(y, exact), relative(theirs, exact)
@@ -69,6 +72,7 @@ class Training:
     programs: int = 0
     weights: str = ""
     """As autocast leaves them; the same dtype as the input's otherwise."""
+    residual: bool = False
 
 
 def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -84,7 +88,7 @@ def training_errors(case: Training, seed: int = 0) -> dict[str, tuple[float, flo
     depthwise = (torch.randn(c, 1, *case.kernel) / 3).to(weights)
     pointwise = (torch.randn(o, c, 1, 1) / c**0.5).to(weights)
     first, second = (stage(size, "norm affine" if case.affine else "norm", case.act, dtype) for size in (c, o))
-    where = (case.stride, case.padding, case.dilation)
+    where = (case.stride, case.padding, case.dilation, case.residual)
     out, y1, y2, *stats = _launch_training.forward(x, depthwise, pointwise, first, second, case.batch, *where)
     dout = torch.randn(out.shape).to(dtype)
     given = (dout, x, depthwise, pointwise, y1, y2, *stats, first, second, case.batch, *where)

@@ -69,6 +69,26 @@ def test_rolling_backward(dtype: str, arch: int, part: bool, bias: bool) -> None
         assert build.an_element() <= 37
 
 
+@pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
+def test_gradients_added_to_another(dtype: str, arch: int) -> None:
+    """Loads of their own for it, ahead as all the others."""
+    rows = builds.rows(dtype, arch, backward=True, skip=True)
+    assert rows.assembly.spills() == 0
+    wide(rows.assembly, stores=4, bits=".64")
+    assert rows.assembly.warps_at_work() >= 8
+    five = builds.five(dtype, arch, skip=True)
+    # Of capability 8.0, which no decision table is of, some; with two rows on their way there would be none.
+    assert five.assembly.spills() <= (100 if arch == 80 else 0)
+    wide(five.assembly, stores=4, bits=".128" if dtype == "float32" else ".64")
+    maps = builds.maps(dtype, arch, skip=True)
+    assert maps.assembly.spills() == 0
+    wide(maps.assembly, stores=16, bits=".64")
+    if (dtype, arch) == ("bfloat16", 90):
+        assert rows.an_element() <= 39
+        assert five.an_element() <= 48
+        assert maps.an_element() <= 27
+
+
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize(("dtype", "arch"), [("bfloat16", 90), ("bfloat16", 80), ("float32", 90)])
 def test_rolling_five(dtype: str, arch: int, statistics: bool) -> None:
@@ -165,6 +185,10 @@ def test_loops_hand_on_all_that_they_should() -> None:
     assert builds.stride_2("bfloat16", 90, statistics=True).assembly.carried == (2, 4)
     assert builds.stride_2("bfloat16", 90, backward=True).assembly.carried == (9, 12)
     assert builds.separable("bfloat16", 90, 64, 64).assembly.carried == (0, 8)
+    assert builds.rows("bfloat16", 90, backward=True, skip=True).assembly.carried == (9, 21)
+    assert builds.five("bfloat16", 90, skip=True).assembly.carried == (0, 16)
+    assert builds.maps("bfloat16", 90, skip=True).assembly.carried == (9,)
+    assert builds.separable("bfloat16", 90, 64, 64, skip=True).assembly.carried == (0, 8)
     assert builds.training("norm_sums", "bfloat16", 90, 64, 64).assembly.carried == (2,)
     assert builds.training("pointwise_forward", "bfloat16", 90, 64, 64).assembly.carried == (2,)
     assert builds.training("pointwise_backward", "bfloat16", 90, 64, 64).assembly.carried == (3,)

@@ -40,6 +40,10 @@ CHOSEN = [
     "5 x 5, dilated",
     "5 x 5, strips and tiles",
     "5 x 5, strips and tiles of 16 bits",
+    "added to a gradient, strips and tiles",
+    "added to a gradient, small maps",
+    "added to a gradient, 5 x 5",
+    "added to a gradient, gathered",
 ]
 
 
@@ -67,8 +71,10 @@ def test_a_row_that_is_not_there_is_noticed(monkeypatch) -> None:
         errors(CASES["one channel"])
 
 
-def test_a_compiled_training_step_agrees_with_float64(compiled) -> None:
-    for name, (ours, theirs) in training_errors(Training((2, 16, 7, 6), 24, dtype="bfloat16")).items():
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_compiled_training_step_agrees_with_float64(compiled, residual: bool) -> None:
+    case = Training((2, 16, 7, 6), 16 if residual else 24, dtype="bfloat16", residual=residual)
+    for name, (ours, theirs) in training_errors(case).items():
         assert ours <= max(1.5 * theirs, 8e-3), f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
 
 
@@ -77,9 +83,11 @@ def test_a_compiled_norm_in_training_agrees_with_float64(compiled) -> None:
         assert ours <= max(1.5 * theirs, 8e-3), f"{name} is off by {ours:.1e}, PyTorch by {theirs:.1e}"
 
 
-def test_a_compiled_block_agrees_with_float64(compiled) -> None:
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_compiled_block_agrees_with_float64(compiled, residual: bool) -> None:
     cut = {"block": 8, "rows": 3, "tiles": 2}
-    ours, theirs = block_errors(Block((2, 20, 9, 6), 16, dtype="bfloat16", tiling=cut))
+    case = Block((2, 20, 9, 6), 20 if residual else 16, dtype="bfloat16", tiling=cut, residual=residual)
+    ours, theirs = block_errors(case)
     assert ours <= 1.5 * theirs
 
 

@@ -33,6 +33,12 @@ CASES = {
     "48 to 48, 5 x 5": Block((3, 48, 20, 21), 48, (5, 5), padding=(2, 2), acts=("relu", "")),
     "17 to 3, any kernel": Block((2, 17, 21, 20), 3, (4, 5), (2, 1), (3, 2), (1, 2), acts=("silu", "silu")),
     "16 to 32, contiguous": Block((4, 16, 17, 9), 32, acts=("relu", "hardswish"), layout="contiguous_format"),
+    "64 to 64, residual": Block((3, 64, 32, 32), 64, acts=("relu", ""), residual=True),
+    "60 to 60, residual, far dilated": Block(
+        (2, 60, 21, 20), 60, padding=(8, 8), dilation=(8, 8), acts=("silu", "silu"), residual=True
+    ),
+    "48 to 48, residual, 5 x 5": Block((3, 48, 20, 21), 48, (5, 5), padding=(2, 2), residual=True),
+    "20 to 20, residual, any kernel": Block((2, 20, 21, 20), 20, (3, 7), padding=(1, 3), residual=True),
     "48 to 40, one image": Block((1, 48, 7, 7), 40, acts=("relu6", "gelu_tanh")),
 }
 
@@ -59,7 +65,7 @@ def made(machine, case, dtype, norms=None):
     stages = [
         moved(stage(n, p, act, dtype), machine.device) for n, p, act in zip((c, o), parts, case.acts, strict=True)
     ]
-    where = case.stride, case.padding, case.dilation
+    where = case.stride, case.padding, case.dilation, case.residual
     return [x, *(w.to(machine.device, dtype) for w in weights), *stages, *where]
 
 
@@ -303,13 +309,13 @@ def blocks(machine, monkeypatch):
     return lambda name: settled(BLOCKS[name]()).to(machine.device, memory_format=torch.channels_last)
 
 
-def as_on_cuda(block, x):
+def as_on_cuda(block, x, residual=False):
     found = _fusion.parts(block)
     if isinstance(found, str) or _fusion.choice(block, x).path != "fused":
         return None
     if any(found.batch()) or ops.separable_choice(x, *found.inference()).path != "fused":
-        return _fusion._train(found, x)
-    return ops.depthwise_separable_conv2d(x, *found.inference())
+        return _fusion._train(found, x, residual)
+    return ops.depthwise_separable_conv2d(x, *found.inference(), residual)
 
 
 def outcome(block, x, dy):

@@ -203,6 +203,29 @@ CASES = {
         tiling={"block": 1, "channels": 16, "rows": 2, "tiles": 3},
         statistics=True,
     ),
+    "added to a gradient": Case((2, 16, 13, 11), skip=True),
+    "added to a gradient, strips and tiles": Case(
+        (2, 40, 13, 9),
+        padding=(2, 1),
+        dilation=(2, 1),
+        dtype="bfloat16",
+        tiling={"block": 2, "channels": 16, "rows": 3, "tiles": 2, "stages": 4},
+        skip=True,
+    ),
+    "added to a gradient, tiles run on": Case(
+        (3, 16, 9, 7), dtype="float16", tiling={"block": 2, "tiles": 3, "run_on": True}, skip=True
+    ),
+    "added to a gradient, small maps": Case(
+        (3, 20, 7, 8), padding=(2, 2), dilation=(2, 2), dtype="bfloat16", skip=True
+    ),
+    "added to a gradient, gathered": Case((2, 12, 7, 9), (3, 7), padding=(1, 3), dtype="float16", skip=True),
+    "added to a gradient, 5 x 5": Case(
+        (2, 24, 17, 9), (5, 5), padding=(4, 2), dilation=(2, 1), dtype="bfloat16", skip=True
+    ),
+    "added to a gradient, stride 2": Case((2, 12, 7, 9), stride=(2, 2), skip=True),
+    "added to a gradient, stride and dilation of 2": Case(
+        (2, 12, 7, 9), stride=(2, 2), padding=(2, 2), dilation=(2, 2), skip=True
+    ),
 }
 
 
@@ -230,7 +253,8 @@ def cases(draw):
     dtype = draw(st.sampled_from(sorted(TOLERANCE)))
     cut = {"block": 4, "rows": draw(st.integers(1, 8)), "tiles": draw(st.integers(1, 4)), "run_on": draw(st.booleans())}
     tiling = cut if rolling and draw(st.booleans()) else None
-    return Case(shape, kernel, stride, padding, dilation, dtype, draw(st.booleans()), tiling=tiling)
+    bias, skip = draw(st.booleans()), draw(st.booleans())
+    return Case(shape, kernel, stride, padding, dilation, dtype, bias, tiling=tiling, skip=skip)
 
 
 @settings(max_examples=20)

@@ -22,7 +22,7 @@ def arguments(dtype=torch.float32, c=4, o=6, size=(6, 5), kernel=(3, 3)):
     return [x, *weights, stage(c, "relu"), stage(o, "silu")]
 
 
-def modules(x, depthwise, pointwise, first, second, stride=1, padding=0, dilation=1):
+def modules(x, depthwise, pointwise, first, second, stride=1, padding=0, dilation=1, residual=False):
     def conv(weight, stage, **options):
         made = nn.Conv2d(weight.shape[1] * options.get("groups", 1), *weight.shape[:1], weight.shape[2:], **options)
         made.load_state_dict({"weight": weight, "bias": stage.bias})
@@ -37,13 +37,29 @@ def modules(x, depthwise, pointwise, first, second, stride=1, padding=0, dilatio
     dw = conv(depthwise, first, stride=stride, padding=padding, dilation=dilation, groups=x.shape[1])
     layers = dw, norm(first), nn.ReLU(), conv(pointwise, second), norm(second), nn.SiLU()
     with torch.no_grad():
-        return nn.Sequential(*layers).eval()(x)
+        out = nn.Sequential(*layers).eval()(x)
+    return x + out if residual else out
 
 
-@pytest.mark.parametrize("where", [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}])
+@pytest.mark.parametrize(
+    "where", [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}, {"padding": 1, "residual": True}]
+)
 def test_on_the_cpu_it_is_what_the_modules_compute(where):
-    given = arguments(size=(8, 9))
+    given = arguments(size=(8, 9), o=4 if "residual" in where else 6)
     assert torch.equal(ops.depthwise_separable_conv2d(*given, **where), modules(*given, **where))
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_the_operator_adds_the_input(low):
+    """Where it has more digits than the block, the sum keeps them."""
+    given = arguments(o=4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low is torch.bfloat16):
+        assert ops.separable_choice(*given, padding=1).path == "fused"
+        found = ops.depthwise_separable_conv2d(*given, padding=1, residual=True)
+        true = modules(*given, padding=1, residual=True)
+    assert found.dtype == true.dtype == torch.float32
+    torch.testing.assert_close(found, true)
 
 
 def test_gradients_flow_where_they_are_asked_for():
@@ -68,6 +84,10 @@ def test_gradients_flow_where_they_are_asked_for():
         ({"first": Stage(act="elu")}, r"first.act must be one of '', 'relu', .*, got 'elu'"),
         ({"second": Stage(mean=torch.zeros(6))}, "second has a mean or a variance but not both"),
         ({"second": Stage(weight=torch.zeros(6))}, "second has the weight or shift of a norm, but no mean"),
+        (
+            {"residual": True},
+            r"residual=True needs .* of x, \(2, 4, 6, 5\), and it is \(2, 6, 4, 3\)",
+        ),
     ],
 )
 def test_misuse(wrong, message):
@@ -78,12 +98,15 @@ def test_misuse(wrong, message):
 
 @pytest.mark.parametrize("where", [([1, 1], [1, 1], [1, 1]), ([2, 1], [2, 0], [2, 1])])
 @pytest.mark.parametrize("bare", [False, True])
-def test_the_operator_passes_torchs_own_checks(where, bare):
-    x, depthwise, pointwise, first, second = arguments(size=(9, 7))
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_operator_passes_torchs_own_checks(where, bare, residual):
+    x, depthwise, pointwise, first, second = arguments(size=(9, 7), o=4 if residual else 6)
+    if residual:
+        where = [1, 1], [1, 2], [1, 2]
     if bare:
         first, second = Stage(), Stage()
     stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
-    library.opcheck(OPERATOR.default, (x, depthwise, pointwise, *stages, *where))
+    library.opcheck(OPERATOR.default, (x, depthwise, pointwise, *stages, *where, residual))
 
 
 class Layer(nn.Module):
@@ -197,8 +220,8 @@ def test_a_block_is_what_its_parts_say(build):
     parts = _fusion.parts(block)
     assert isinstance(parts, _fusion.Parts), parts
     with torch.no_grad():
-        out = ops.depthwise_separable_conv2d(x, *parts.inference())
-        torch.testing.assert_close(out + x if getattr(block, "residual", False) else out, block(x))
+        out = ops.depthwise_separable_conv2d(x, *parts.inference(), getattr(block, "residual", False))
+        torch.testing.assert_close(out, block(x))
 
 
 def hooked(block):
@@ -228,7 +251,7 @@ def test_what_no_kernel_computes_is_left_to_the_modules(build, reason):
 def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
     block, asked = DepthwiseSeparableConv(4, 6, 3, device=gpu, dtype=torch.bfloat16).eval(), []
     operator = _separable.fused_separable
-    monkeypatch.setattr(_separable, "fused_separable", lambda *a: asked.append(1) or operator(*a))
+    monkeypatch.setattr(_separable, "fused_separable", lambda *a, **named: asked.append(1) or operator(*a, **named))
     x = torch.empty(2, 4, 9, 9, device=gpu, dtype=torch.bfloat16)
     monkeypatch.setattr(_choice, "_TABLE", {})
     assert _fusion.fused(block, x) is None, "nothing was measured"
@@ -242,6 +265,29 @@ def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
         assert block.bn1.num_batches_tracked is batches
         assert _fusion.choice(block, x).path == "fused"
     assert asked == [1], "gradients take the training step"
+
+
+def test_a_residual_block_leaves_nothing_to_add(gpu, monkeypatch):
+    """Unless a sample may skip the block, which is decided before."""
+    monkeypatch.setattr(_choice, "_TABLE", {})
+    asked = []
+    inference, training = _separable.fused_separable, ops.separable_training
+    monkeypatch.setattr(
+        _separable, "fused_separable", lambda *a, residual: asked.append(residual) or inference(*a, residual)
+    )
+    monkeypatch.setattr(ops, "separable_training", lambda *a: asked.append(a[-1]) or training(*a))
+    x = torch.empty(2, 4, 9, 9, device=gpu)
+    for drop_path, expected in ((0.0, [True, True]), (0.5, [True, False])):
+        block = DepthwiseSeparableConv(4, 4, 3, 1, 1, residual=True, drop_path=drop_path, device=gpu)
+        with ops.backend("triton"):
+            with torch.no_grad():
+                assert block.eval()(x).shape == x.shape
+            assert block.train()(x).shape == x.shape
+        assert asked == expected
+        asked.clear()
+    block.conv_dw.stride = (2, 2)
+    with ops.backend("triton"), torch.no_grad(), pytest.raises(ValueError, match="needs a result of the shape of x"):
+        block.eval()(x)
 
 
 def test_inference_never_takes_the_kernels_of_training(gpu, monkeypatch):

@@ -45,6 +45,17 @@ def test_rolling(channels: int, dtype: str, arch: int, act: str, budget: float |
         assert build.an_element() <= budget
 
 
+@pytest.mark.parametrize(("channels", "budget"), [(32, 26), (64, 25), (128, 27)])
+def test_rolling_with_the_input_added(channels: int, budget: float) -> None:
+    build = builds.separable("bfloat16", 90, channels, channels, skip=True)
+    assert build.assembly.spills() == 0
+    names = build.assembly.count(build.assembly.inner())
+    copies = {name: n for name, n in names.items() if name.startswith("LDG") and name != "LDGDEPBAR"}
+    assert all(name.startswith("LDGSTS") and ".128" in name for name in copies), copies
+    assert build.assembly.warps_at_work() >= 8
+    assert build.an_element() <= budget
+
+
 @pytest.mark.parametrize(("channels", "out"), [(16, 256), (32, 64), (64, 256), (128, 64)])
 def test_no_width_spills_much(channels: int, out: int) -> None:
     for rolling in (True, False):

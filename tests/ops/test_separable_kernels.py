@@ -54,6 +54,15 @@ CASES = {
     "bare": Block((2, 16, 6, 7), 16, parts=("", ""), acts=("", "")),
     "norms without weight and bias": Block((2, 16, 6, 7), 16, parts=("norm", "norm"), dtype="bfloat16"),
     "strips and tiles": Block((3, 16, 7, 5), 32, tiling={"block": 16, "rows": 3, "tiles": 2, "stages": 1}),
+    "residual": Block((2, 16, 9, 7), 16, residual=True),
+    "residual, dilated, without activation": Block(
+        (2, 20, 9, 8), 20, padding=(2, 2), dilation=(2, 2), dtype="bfloat16", acts=("relu", ""), residual=True
+    ),
+    "residual, strips and tiles": Block(
+        (3, 24, 7, 5), 24, dtype="float16", tiling={"block": 16, "rows": 3, "tiles": 2}, residual=True
+    ),
+    "residual, 5 x 5": Block((2, 40, 6, 7), 40, (5, 5), padding=(2, 2), dtype="bfloat16", residual=True),
+    "residual, contiguous": Block((2, 12, 6, 7), 12, layout="contiguous_format", residual=True),
     **{name or "identity": Block((1, 16, 5, 6), 16, acts=(name, name), dtype="bfloat16") for name in ACTIVATIONS},
 }
 
@@ -65,11 +74,15 @@ def test_blocks_agree_with_float64(run, case):
 
 @st.composite
 def blocks(draw):
-    rolling = draw(st.booleans())
+    rolling, residual = draw(st.booleans()), draw(st.booleans())
     kernel = (3, 3) if rolling else draw(pairs(1, 5))
-    stride = (1, 1) if rolling else draw(pairs(1, 3))
+    stride = (1, 1) if rolling or residual else draw(pairs(1, 3))
     dilation, padding = draw(pairs(1, 4)), draw(pairs(0, 4))
-    if rolling:
+    if residual:
+        # Where it can be, the output has the size of the input.
+        kernel = kernel[0] // 2 * 2 + 1, kernel[1] // 2 * 2 + 1
+        padding = dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
+    elif rolling:
         padding = min(padding[0], dilation[0]), min(padding[1], dilation[1])
     size = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     height, width = (least + draw(st.integers(0, 6)) for least in size)
@@ -78,7 +91,7 @@ def blocks(draw):
     acts = st.sampled_from(sorted(ACTIVATIONS))
     return Block(
         shape,
-        draw(st.integers(4, 36)),
+        shape[1] if residual else draw(st.integers(4, 36)),
         kernel,
         stride,
         padding,
@@ -86,6 +99,7 @@ def blocks(draw):
         draw(st.sampled_from(sorted(FLOOR))),
         (draw(acts), draw(acts)),
         (draw(parts), draw(parts)),
+        residual=residual,
     )
 
 

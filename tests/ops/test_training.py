@@ -42,12 +42,45 @@ def test_gradients_of_gradients():
     assert torch.autograd.gradgradcheck(runner(statistics, "silu", (True, True)), leaves)
 
 
+def residual(statistics, batch=(True, True)):
+    def run(x, depthwise, pointwise, weight1, shift1, weight2, shift2):
+        first = Stage(None, *statistics[:2], weight1, shift1, 1e-3, "silu")
+        second = Stage(None, *statistics[2:], weight2, shift2, 1e-3, "")
+        return ops.separable_training(x, depthwise, pointwise, first, second, batch, (1, 1), (1, 2), (1, 2), True)[0]
+
+    return run
+
+
+def square(dtype=torch.float64):
+    """The arguments of a block that gives what has the shape of its input."""
+    shapes = ((2, 3, 5, 4), (3, 1, 3, 3), (3, 3, 1, 1), *[(3,)] * 4)
+    leaves = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    return leaves, [torch.rand(3, dtype=dtype) + 0.5 for _ in range(4)]
+
+
+def test_gradients_of_a_residual_block():
+    leaves, statistics = square()
+    assert torch.autograd.gradcheck(residual(statistics), leaves)
+    assert torch.autograd.gradgradcheck(residual(statistics), leaves)
+    without = leaves[0].detach(), *leaves[1:]
+    assert torch.autograd.gradcheck(residual(statistics, (False, True)), without)
+
+
+def test_a_residual_needs_the_shape_of_the_input():
+    leaves, statistics = arguments()
+    first, second = Stage(None, *statistics[:2]), Stage(None, *statistics[2:])
+    with pytest.raises(ValueError, match="residual=True needs a result of the shape of x"):
+        ops.separable_training(*leaves[:3], first, second, (True, True), *WHERE, True)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_operators_pass_torchs_own_checks(affine):
-    leaves, statistics = arguments(torch.float32)
+@pytest.mark.parametrize("added", [False, True])
+def test_the_operators_pass_torchs_own_checks(affine, added):
+    leaves, statistics = (square if added else arguments)(torch.float32)
     norms = leaves[3:] if affine else [None] * 4
-    rest = [True, False], [1e-5, 1e-5], "relu,silu", *map(list, WHERE)
+    where = ((1, 1), (1, 2), (1, 2)) if added else WHERE
+    rest = [True, False], [1e-5, 1e-5], "relu,silu", *map(list, where), added
     operators = torch.ops.convblocks
     given = (*leaves[:3], *norms, *statistics, *rest)
     library.opcheck(operators.separable_training.default, given)
@@ -57,8 +90,8 @@ def test_the_operators_pass_torchs_own_checks(affine):
     library.opcheck(operators.separable_training_backward.default, (dout, *detached, *rest))
 
 
-def pair(**options):
-    block = DepthwiseSeparableConv(4, 6, 3, padding=1, act_layer=nn.SiLU, dtype=torch.float64, **options)
+def pair(out=6, **options):
+    block = DepthwiseSeparableConv(4, out, 3, padding=1, act_layer=nn.SiLU, dtype=torch.float64, **options)
     for norm in (block.bn1, block.bn2):
         if norm.affine:
             nn.init.normal_(norm.weight)
@@ -96,6 +129,7 @@ NORMS = {
     "frozen": frozen("bn1", "bn2"),
     "the first frozen": frozen("bn1"),
     "the second frozen": frozen("bn2"),
+    "residual": ({"out": 4, "residual": True}, lambda b: b.train()),
     "no weight": ({}, lambda b: b.train().bn1.weight.requires_grad_(False) is not None and b),
 }
 
@@ -109,8 +143,8 @@ def test_a_training_step_is_that_of_the_modules(options, prepare):
     for _ in range(2):
         x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
         inputs = [x.clone().requires_grad_() for _ in range(2)]
-        dout = torch.randn(3, 6, 6, 5, dtype=torch.float64)
-        ours, theirs = _fusion._train(parts, inputs[0]), modules(inputs[1])
+        ours, theirs = _fusion._train(parts, inputs[0], block.residual), modules(inputs[1])
+        dout = torch.randn(theirs.shape, dtype=torch.float64)
         torch.testing.assert_close(ours, theirs)
         ours.backward(dout)
         theirs.backward(dout)
@@ -152,6 +186,24 @@ def test_autocast():
     torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
     ours.float().sum().backward()
     assert {getattr(p.grad, "dtype", None) for p in block.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_residual_under_autocast(dtype):
+    """The sum has the digits of the input, as that of the modules."""
+    block, modules = (b.float().train() for b in pair(4, residual=True))
+    parts = _fusion.parts(block)
+    inputs = [t.requires_grad_() for t in torch.randn(1, 2, 4, 6, 6).to(dtype).expand(2, -1, -1, -1, -1).unbind()]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = _fusion._train(parts, inputs[0], True), modules(inputs[1])
+    assert ours.dtype == theirs.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
+    found = [
+        torch.autograd.grad(out.float().square().sum(), x)[0] for out, x in zip((ours, theirs), inputs, strict=True)
+    ]
+    assert found[0].dtype == found[1].dtype == dtype
+    torch.testing.assert_close(*found, rtol=5e-2, atol=0.3)
 
 
 @pytest.mark.usefixtures("operator_everywhere")

@@ -32,6 +32,13 @@ CASES = {
     # A norm over the batch behind one channel takes its scale away, and leaves a gradient of rounding.
     "one channel": Training((4, 1, 12, 12), 8, batch=(True, False), dtype="float16"),
     "several tiles a program": Training((3, 16, 20, 10), 130, dtype="float16", programs=3),
+    "residual": Training((2, 16, 7, 6), 16, dtype="bfloat16", residual=True),
+    "residual, no activation, small maps": Training(
+        (2, 24, 8, 8), 24, padding=(2, 2), dilation=(2, 2), dtype="float16", act="", residual=True
+    ),
+    "residual, 5 x 5": Training((2, 20, 9, 8), 20, (5, 5), padding=(2, 2), dtype="bfloat16", residual=True),
+    "residual, any kernel": Training((2, 12, 9, 8), 12, (3, 7), padding=(1, 3), residual=True),
+    "residual, frozen": Training((2, 16, 7, 6), 16, batch=(False, False), residual=True),
     "a mean far from zero": Training((2, 16, 7, 6), 24, offset=30.0, padding=(0, 0)),
 }
 

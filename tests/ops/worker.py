@@ -29,6 +29,7 @@ class Case:
     layout: str = "channels_last"
     tiling: dict[str, int] | None = None
     statistics: bool = False
+    skip: bool = False
 
 
 def pool() -> ProcessPoolExecutor:
@@ -116,12 +117,20 @@ def errors(case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
         moved = exact - around.double().view(1, -1, 1, 1)
         true = torch.stack((moved.sum((0, 2, 3)), moved.square().sum((0, 2, 3))))
         found["sums"] = relative(sums.double().sum(0), true), 0.0
+    # The gradient of x by another way.
+    skip = laid_out(torch.randn(case.shape).to(dtype), "channels_last") if case.skip else None
+    if skip is not None:
+        for gradients in (exact_gradients, their_gradients):
+            own = gradients[0]
+            assert own is not None
+            gradients[0] = own + skip
     ours = _launch.backward(
         laid_out(dy, "strided" if case.layout == "expanded" else case.layout),
         x,
         weight,
         *where,
         case.bias,
+        skip=skip,
         tiling=backward,
     )
     for name, mine, true, other in zip(("dx", "dw", "db"), ours, exact_gradients, their_gradients, strict=True):
