@@ -67,6 +67,13 @@ def separable(shape: Shape, dilation: int) -> dict[str, Make]:
     }
 
 
+def residual(shape: Shape) -> dict[str, Make]:
+    """Return blocks that end in a norm and add their input, as in MobileNetV2."""
+    c = shape[1]
+    ours = functools.partial(DepthwiseSeparableConv, c, c, 3, padding=1, after="norm", residual=True)
+    return {"convblocks": ours, "timm": lambda: like(ours, lambda: TimmSeparable(c, c))}
+
+
 def downsample(shape: Shape, split: bool) -> dict[str, Make]:
     c = shape[1]
     ours = functools.partial(DilatedDownsample, c, c, separable=split)
@@ -120,6 +127,7 @@ def subjects(device: str, quick: bool) -> list[Subject]:
     for i, shape in enumerate(large):
         add("DepthwiseSeparableConv", shape, separable(shape, 1), min(i, 2))
     for i, shape in enumerate(large[:2]):
+        add("DepthwiseSeparableConv residual", shape, residual(shape), i)
         add("DilatedDownsample", shape, downsample(shape, split=False), i)
         add("DilatedDownsample separable", shape, downsample(shape, split=True), i)
         add("DilatedDownsample valid", shape, valid(shape), i)

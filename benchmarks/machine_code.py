@@ -51,14 +51,17 @@ def jobs(quick: bool) -> Iterator[Job]:
             "rows_forward, statistics": _later(builds.rows, dtype, arch, statistics=True, channels=64),
             "rows_backward": _later(builds.rows, dtype, arch, backward=True, channels=64),
             "rows_backward, bias": _later(builds.rows, dtype, arch, backward=True, bias=True, channels=64),
+            "rows_backward, skip": _later(builds.rows, dtype, arch, backward=True, skip=True, channels=64),
             "rows_forward_5": _later(builds.five, dtype, arch, channels=64),
             "rows_forward_5, statistics": _later(builds.five, dtype, arch, statistics=True, channels=64),
+            "rows_forward_5, skip": _later(builds.five, dtype, arch, skip=True, channels=64),
             "rows_weight_5": _later(builds.five, dtype, arch, weight=True, channels=64),
             "rows_forward_stride_2": _later(builds.stride_2, dtype, arch, channels=64),
             "rows_forward_stride_2, statistics": _later(builds.stride_2, dtype, arch, statistics=True, channels=64),
             "rows_backward_stride_2": _later(builds.stride_2, dtype, arch, backward=True, channels=64),
             "maps_backward": _later(builds.maps, dtype, arch, channels=64),
             "maps_backward, bias": _later(builds.maps, dtype, arch, bias=True, channels=64),
+            "maps_backward, skip": _later(builds.maps, dtype, arch, skip=True, channels=64),
             "gather_forward": _later(builds.gather, dtype, arch, channels=64),
             "gather_backward": _later(builds.gather, dtype, arch, backward=True, channels=64),
         }
@@ -67,6 +70,9 @@ def jobs(quick: bool) -> Iterator[Job]:
         for channels, out in [(64, 64)] if quick else widths(dtype, every):
             row = kind | {"channels": channels, "out": out}
             yield row | {"kernel": "rows_separable"}, _later(builds.separable, dtype, arch, channels, out)
+            if channels == out:
+                call = _later(builds.separable, dtype, arch, channels, out, skip=True)
+                yield row | {"kernel": "rows_separable, skip"}, call
             call = _later(builds.separable, dtype, arch, channels, out, rolling=False)
             yield row | {"kernel": "gather_separable"}, call
             for name in ("pointwise_forward", "pointwise_backward"):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from convblocks.ops._kernels_sums import load_around
+from convblocks.ops._kernels_sums import enter, load_around
 
 # Sizes vary from call to call: a kernel made for a size of 1 or for multiples of 16 would be no faster, and compiled
 # anew for them, for seconds.
@@ -147,6 +147,7 @@ def rows_forward(
     RUN_ON: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """3 x 3, stride 1: every input row is read once, and feeds the three output rows it belongs to.
 
@@ -158,6 +159,7 @@ def rows_forward(
     image to image, row to row and column to column. STATISTICS asks for the sums of y - AROUND and of its square, for a
     norm.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     if PART_OF:
         image, line, pixel = XN.to(tl.int64) * UNIT, XH * UNIT, XW * UNIT
@@ -289,8 +291,10 @@ def gather_forward(
     EVEN_C: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Any kernel and stride: every output position gathers its KH * KW inputs, most of them from the caches."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     blocks = tl.cdiv(C, BC)
     pid = tl.program_id(0)

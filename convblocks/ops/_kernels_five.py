@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from convblocks.ops._kernels import ROLLING, load_tap, quad, share, within
-from convblocks.ops._kernels_sums import load_around
+from convblocks.ops._kernels_sums import enter, load_around
 
 
 @triton.jit
@@ -117,12 +117,14 @@ def rows_forward_5(
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """`rows_forward` for 5 x 5: an input row feeds five output rows, and four columns need eight of the input.
 
     With FLIP, and the sizes of input and output exchanged, it computes the gradient of x. SKIP lies as the output does,
     and is added to it.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = (strip // DH) * ROWS * DH + strip % DH

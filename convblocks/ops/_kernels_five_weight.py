@@ -11,6 +11,7 @@ import triton.language as tl
 from convblocks.ops._kernels import ROLLING, quad, share, within
 from convblocks.ops._kernels_five import columns_within, in_row, load_column
 from convblocks.ops._kernels_gradients import four
+from convblocks.ops._kernels_sums import enter
 
 
 @triton.jit
@@ -90,12 +91,14 @@ def rows_weight_5(
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """The gradients of the weight and of the bias of `rows_forward_5`, in one pass over x and dy.
 
     The gradient of weight[i, j] is the sum over all h and w of dy[h, w] * x[h - PH + i * DH, w - PW + j * DW]. It rolls
     down rows of dy, of which it keeps four: those have four columns where rows of x have eight.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     column = c_ok[None, :]

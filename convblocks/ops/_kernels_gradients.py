@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from convblocks.ops._kernels import PITCHES, ROLLING, SIZES, load_nine, quad, share, three, within
+from convblocks.ops._kernels_sums import enter
 
 
 @triton.jit
@@ -150,6 +151,7 @@ def rows_backward(
     RUN_ON: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Both gradients of `rows_forward` in one pass over x and dy; needs PH <= DH and PW <= DW.
 
@@ -161,6 +163,7 @@ def rows_backward(
     both be PART_OF a larger tensor, as in `rows_forward`. DSKIP, which lies as they do, is the gradient of x by another
     way, and is added to dx.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     if PART_OF:
         image, line, pixel = XN.to(tl.int64) * UNIT, XH * UNIT, XW * UNIT
@@ -319,8 +322,10 @@ def gather_backward(
     EVEN_C: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Both gradients of `gather_forward`: the dy that an input position gathers serves dx and the weight's gradient."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     blocks = tl.cdiv(C, BC)
     pid = tl.program_id(0)

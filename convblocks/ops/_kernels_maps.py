@@ -15,6 +15,7 @@ import triton.language as tl
 
 from convblocks.ops._kernels import load_nine, share, within
 from convblocks.ops._kernels_gradients import four, store_four, store_nine
+from convblocks.ops._kernels_sums import enter
 
 MAPS = ["N", "H", "W", "UNITS", "DH", "DW", "TILES"]
 
@@ -86,8 +87,10 @@ def maps_backward(
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Both gradients: that of x is the convolution of dy by the kernel turned by half a circle, and DSKIP."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     c, c_ok, _, chunk = share(C, 1, EVEN_C, BC)
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = load_nine(WEIGHT, c, c_ok)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from convblocks.ops._kernels import ROLLING, SIZES, activate, load_tap, quad, row_of_six, three, within
+from convblocks.ops._kernels_sums import enter
 
 
 @triton.jit
@@ -164,6 +165,7 @@ def rows_separable(
     BU: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """`rows_forward` with the rest of the block behind it: the same units, strips and tiles.
 
@@ -171,6 +173,7 @@ def rows_separable(
     through the tensor cores together: what waits there, and for the other warps, does so once a row. SKIP asks for X to
     be added to the result, which has its shape.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
     pid = tl.program_id(0)
@@ -306,8 +309,10 @@ def gather_separable(
     BP: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """`gather_forward` with the rest of the block behind it, for any kernel and stride; SKIP as in `rows_separable`."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
     c = tl.arange(0, BC)

@@ -15,7 +15,7 @@ import triton.language as tl
 from convblocks.ops._kernels import ROLLING, load_nine, share, three, within
 from convblocks.ops._kernels_five import columns_within, in_row, load_column, store_column
 from convblocks.ops._kernels_gradients import store_nine
-from convblocks.ops._kernels_sums import load_around
+from convblocks.ops._kernels_sums import enter, load_around
 
 UNDILATED = [name for name in ROLLING if name not in ("DH", "DW")]
 
@@ -64,8 +64,10 @@ def rows_forward_stride_2(
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """An output row takes three input rows, of which the last is the first of the next one; QUADS are pairs here."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = strip * ROWS
@@ -150,6 +152,7 @@ def rows_backward_stride_2(
     STAGES: tl.constexpr,
     BU: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Both gradients of `rows_forward_stride_2` in one pass over x and dy.
 
@@ -158,6 +161,7 @@ def rows_backward_stride_2(
     next; a unit takes four columns of x and three of dy. QUADS are such units. It rolls down rows of dy from PH // 2
     on, the first that x meets.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     c, c_ok, strip, chunk = share(C, STRIPS, EVEN_C, BC)
     first = strip * ROWS + PH // 2

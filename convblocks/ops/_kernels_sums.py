@@ -12,8 +12,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+try:
+    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+except ImportError:
+    # Never called then, see `can_overlap` of `_start`.
+    gdc_launch_dependents = gdc_wait = tl.debug_barrier
+
 # As in `_kernels`: no kernel is made for one size of these.
 COUNTS = ["ROWS", "COLUMNS", "COUNT"]
+
+
+@triton.jit
+def enter(OVERLAP: tl.constexpr):
+    """With OVERLAP, let programs of the next kernel in, and wait until all that the kernel before wrote can be read.
+
+    Every kernel begins so, before it touches memory: then each is done before the next one but one goes on.
+    """
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
 
 
 @triton.jit
@@ -40,8 +57,9 @@ def load_around(AROUND, c, c_ok):
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def add_rows(PART, OUT, ROWS, COLUMNS, BR: tl.constexpr, BC: tl.constexpr):
+def add_rows(PART, OUT, ROWS, COLUMNS, BR: tl.constexpr, BC: tl.constexpr, OVERLAP: tl.constexpr):
     """OUT = the sum of the rows of PART."""
+    enter(OVERLAP)
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     sums = tl.zeros((BR, BC), tl.float32)
     for first in range(0, ROWS, BR):
@@ -52,8 +70,11 @@ def add_rows(PART, OUT, ROWS, COLUMNS, BR: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def finish_statistics(PART, AROUND, STATS, ROWS, COLUMNS, COUNT, BR: tl.constexpr, BC: tl.constexpr):
+def finish_statistics(
+    PART, AROUND, STATS, ROWS, COLUMNS, COUNT, BR: tl.constexpr, BC: tl.constexpr, OVERLAP: tl.constexpr
+):
     """Mean, variance, and variance over COUNT - 1, from rows of sums of y - AROUND and of its square."""
+    enter(OVERLAP)
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < COLUMNS
     count = COUNT.to(tl.float64)
@@ -84,8 +105,10 @@ def finish_gradients(
     EPS: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """`factors` of `_norm`, from rows of sums of du and of du * (y - mean)."""
+    enter(OVERLAP)
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     c_ok = c < COLUMNS
     plain, moved = _pair_sums(PART, ROWS, COLUMNS, c, c_ok, BR, BC)

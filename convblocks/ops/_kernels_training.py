@@ -16,7 +16,7 @@ import triton.language as tl
 
 from convblocks.ops._kernels import activate
 from convblocks.ops._kernels_separable import load_affine, tensor_float
-from convblocks.ops._kernels_sums import load_around
+from convblocks.ops._kernels_sums import enter, load_around
 
 # As in `_kernels`: no kernel is made for one size of these.
 POSITIONS = ["M", "UNITS", "UNITS_O", "TILES"]
@@ -77,8 +77,10 @@ def normalise(
     ACT: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Write activation(norm(y)), and SKIP added to it."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     scale, shift = load_affine(MEAN, MEAN, VARIANCE, WEIGHT, SHIFT, EPS, HAS, c, c < C)
@@ -103,8 +105,10 @@ def channel_sums(
     STAGES: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """What the statistics of a norm are made of: the sums of y - around and of its square."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     c_ok = c < C
@@ -142,8 +146,10 @@ def norm_sums(
     STAGES: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """What the gradient of a norm needs of all positions: the sums of du and of du * (y - mean), u = norm(y)."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     c_ok = c < C
@@ -183,11 +189,13 @@ def norm_backward(
     ACT: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Dy = du * FACTOR[0] + y * FACTOR[1] + FACTOR[2], which is what a norm's gradient comes to.
 
     With an activation DU is the gradient of what that gives, and du is made of it.
     """
+    enter(OVERLAP)
     C = UNITS * UNIT
     c = tl.arange(0, BC)
     at, ok = _tile(tl.program_id(0), M, C, c, c < C, BP)
@@ -240,8 +248,10 @@ def pointwise_forward(
     BP: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """y2 = pointwise(activation(norm(y1))), and the sums of y2 - around and of its square for the next norm."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
     c = tl.arange(0, BC)
@@ -307,8 +317,10 @@ def pointwise_backward(
     BP: tl.constexpr,
     BC: tl.constexpr,
     BO: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """From the gradient of the block's output: that of the pointwise weight, and du1 = d norm(y1) with its two sums."""
+    enter(OVERLAP)
     C = UNITS * UNIT
     O = UNITS_O * UNIT_O  # noqa: E741
     c = tl.arange(0, BC)

@@ -7,12 +7,19 @@
 from __future__ import annotations
 
 import functools
+import os
 from types import ModuleType
 from typing import Any
 
+import torch
 from triton.compiler import CompiledKernel
 
 _WIDE = 2**31
+OVERLAP = os.environ.get("CONVBLOCKS_OVERLAP") == "1"
+"""Let programs of a kernel in while the last ones of the kernel before end, by programmatic dependent launch.
+
+No GPU has run it yet: off unless the environment asks for it.
+"""
 
 
 class Options(dict[str, Any]):
@@ -28,13 +35,29 @@ class Options(dict[str, Any]):
 @functools.lru_cache(4096, typed=True)
 def options(**named: Any) -> Options:
     """Return the options of these names and values, the same object each time; True is not 1."""
-    return Options(named)
+    return Options({"OVERLAP": False} | named)
+
+
+def overlapping(given: Options) -> Options:
+    """Return the options of a kernel whose programs are let in before the kernel before has ended."""
+    return options(**given | {"OVERLAP": True, "launch_pdl": True})
+
+
+@functools.lru_cache(64)
+def can_overlap(device: int) -> bool:
+    """Tell whether a device's kernels, and Triton's, can be started so."""
+    if device < 0 or torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    from triton.backends.nvidia.compiler import CUDAOptions
+
+    return "launch_pdl" in CUDAOptions.__dataclass_fields__
 
 
 class Kernels:
     """The kernels of a module by their names: `kernels.name.start(programs, arguments, options)`.
 
-    Every integer argument must be one that the kernel is not specialised for, and the constants stand last.
+    Every integer argument must be one that the kernel is not specialised for, and the constants stand last, OVERLAP of
+    `_kernels_sums.enter` among them.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -52,8 +75,11 @@ class _Kernel:
         self._known: dict[Any, tuple[CompiledKernel, tuple[Any, ...]]] = {}
 
     def start(self, programs: int, given: tuple[Any, ...], options: Options) -> None:
+        device = given[0].get_device()
+        if OVERLAP and can_overlap(device):
+            options = overlapping(options)
         # What Triton compiles a kernel for, and no more: dtypes, whether 16 divides an address, the constants.
-        kind: list[Any] = [given[0].get_device(), options]
+        kind: list[Any] = [device, options]
         for x in given:
             if type(x) is not int:
                 kind += (x.dtype, x.data_ptr() % 16 == 0)

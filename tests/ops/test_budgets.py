@@ -5,6 +5,9 @@ At full copy speed an H200 has about 28 instructions for each bfloat16 element t
 
 # pyright: reportMissingImports=false
 
+import ast
+import functools
+import textwrap
 from collections import Counter
 
 import pytest
@@ -26,6 +29,7 @@ from convblocks.ops import (
     _kernels_maps,
     _kernels_separable,
     _kernels_stride,
+    _kernels_sums,
     _kernels_training,
     _launch,
 )
@@ -243,9 +247,30 @@ KERNELS = [
     *(_kernels_gradients.rows_backward, _kernels_gradients.gather_backward, _kernels_maps.maps_backward),
     *(_kernels_stride.rows_forward_stride_2, _kernels_stride.rows_backward_stride_2),
     *(_kernels_separable.rows_separable, _kernels_separable.gather_separable),
-    *(_kernels_training.normalise, _kernels_training.norm_sums, _kernels_training.norm_backward),
-    *(_kernels_training.pointwise_forward, _kernels_training.pointwise_backward),
+    *(_kernels_training.normalise, _kernels_training.channel_sums, _kernels_training.norm_sums),
+    *(_kernels_training.norm_backward, _kernels_training.pointwise_forward, _kernels_training.pointwise_backward),
 ]
+SUMS = [_kernels_sums.add_rows, _kernels_sums.finish_statistics, _kernels_sums.finish_gradients]
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, *SUMS], ids=lambda kernel: kernel.__name__)
+def test_every_kernel_waits_for_the_one_before_it(kernel) -> None:
+    """Where programs are let in before the kernel before them has ended, nothing may come before the wait."""
+    assert kernel.arg_names[-1] == "OVERLAP"
+    (function,) = ast.parse(textwrap.dedent(kernel.src)).body
+    assert isinstance(function, ast.FunctionDef)
+    # Behind the docstring.
+    assert ast.unparse(function.body[1]) == "enter(OVERLAP)"
+
+
+@pytest.mark.parametrize("build", [builds.rows, functools.partial(builds.training, "norm_sums", channels=64, out=64)])
+def test_no_access_to_memory_comes_before_the_wait(build) -> None:
+    names = build("bfloat16", 90, overlap=True).assembly.instructions
+    # What `griddepcontrol.wait` and `.launch_dependents` are in machine code.
+    accesses = [i for i, name in enumerate(names) if name.startswith(("LDG", "STG", "LD.", "ST."))]
+    assert names.index("PREEXIT") < accesses[0]
+    assert names.index("ACQBULK") < accesses[0]
+    assert "ACQBULK" not in build("bfloat16", 90).assembly.instructions
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)

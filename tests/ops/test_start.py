@@ -50,7 +50,7 @@ def test_a_second_launch_skips_triton(monkeypatch):
     x = torch.zeros(64)
     kernel.start(3, (x, x, 5), _start.options(NAME="a", SIZE=2, num_warps=4))
     kernel.start(7, (x, x, 6), _start.options(NAME="a", SIZE=2, num_warps=4))
-    assert seen[0] == ("first", (3,), (5,), {"NAME": "a", "SIZE": 2, "num_warps": 4})
+    assert seen[0] == ("first", (3,), (5,), {"NAME": "a", "SIZE": 2, "num_warps": 4, "OVERLAP": False})
     # The constants in the order of the kernel's own arguments, without what is an option of the launch.
     assert seen[1] == ("again", (7, 1, 1), (6, 2, "a"))
 
@@ -78,6 +78,25 @@ def test_what_triton_compiles_anew_is_launched_by_triton(monkeypatch, other):
     kernel.start(1, given, _start.options(**options | changed))
     kernel.start(1, (x, x, 5), _start.options(**options))
     assert count(seen) == {"first": 2, "again": 2}
+
+
+def test_kernels_overlap_where_it_is_asked_for_and_the_gpu_can(monkeypatch):
+    kernel, seen = started(monkeypatch)
+    x, options = torch.zeros(64), _start.options(NAME="a", SIZE=2)
+    monkeypatch.setattr(_start, "can_overlap", lambda device: device == x.get_device())
+    kernel.start(1, (x, x, 5), options)
+    monkeypatch.setattr(_start, "OVERLAP", True)
+    for _ in range(2):
+        kernel.start(1, (x, x, 5), options)
+    plain = {"NAME": "a", "SIZE": 2, "OVERLAP": False}
+    assert [entry[3:] for entry in seen] == [(plain,), (plain | {"OVERLAP": True, "launch_pdl": True},), ()]
+    monkeypatch.setattr(_start, "can_overlap", lambda device: False)
+    kernel.start(1, (x, x, 5), options)
+    assert count(seen) == {"first": 2, "again": 2}
+
+
+def test_no_kernel_overlaps_on_the_cpu():
+    assert not _start.can_overlap(torch.zeros(1).get_device())
 
 
 def test_what_is_no_compiled_kernel_is_not_kept(monkeypatch):
