@@ -134,12 +134,16 @@ def environment(device: str) -> dict[str, Any]:
     if device == "cuda":
         import triton
 
+        from convblocks.ops import _start
+
         found |= {
             "capability": ".".join(map(str, torch.cuda.get_device_capability())),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "triton": triton.__version__,
         }
+        if _start.OVERLAP:
+            found["overlap"] = True
     return found
 
 

@@ -35,6 +35,8 @@ def hardware(device: str) -> dict[str, Any]:
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = torch.version.cuda
+        if os.environ.get("CONVBLOCKS_OVERLAP") == "1":
+            found["overlap"] = True
     return found
 
 
