@@ -15,8 +15,8 @@ from torch import Tensor, library
 from convblocks.ops._choice import POSITIONS, Choice, decide, unfit
 from convblocks.ops._depthwise import channels_last, empty
 from convblocks.ops._direct import call, plain
+from convblocks.ops._norm import activated, norm_backward, statistics, wide
 from convblocks.ops._stage import ACTIVATIONS, Stage
-from convblocks.ops._training import activated, norm_backward, statistics, wide
 
 # Of the channels of one position: past these a program has too few registers, or too little shared memory for float32.
 _WIDEST_BYTES = 1024

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, library
 from convblocks.ops._choice import Choice, Pair, computed_in, decide
 from convblocks.ops._depthwise import channels_last, empty, pairs, sizes
 from convblocks.ops._direct import call, plain
-from convblocks.ops._norm import factors
+from convblocks.ops._norm import activated, norm_backward, statistics, wide
 from convblocks.ops._separable import require_residual, separable_case, tensor_float, unfit_block
 from convblocks.ops._stage import ACTIVATIONS, Stage
 
@@ -168,32 +168,6 @@ def _compute(
 _training = library.custom_op("convblocks::separable_training", _compute, mutates_args=())
 
 
-def wide(x: Tensor) -> torch.dtype:
-    """Return the dtype that sums over a tensor have."""
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
-
-
-def statistics(y: Tensor, stage: Stage, batch: bool) -> Tensor:
-    """Return a norm's mean, variance, and variance over one position less, by PyTorch's operations."""
-    if not batch:
-        assert stage.mean is not None
-        assert stage.variance is not None
-        return torch.stack((stage.mean, stage.variance, stage.variance)).to(wide(y))
-    variance, mean = torch.var_mean(y.to(wide(y)), (0, 2, 3), correction=0)
-    count = y.numel() // y.shape[1]
-    return torch.stack((mean, variance, variance * (count / (count - 1) if count > 1 else math.nan)))
-
-
-def _normalised(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
-    weight, shift = (None if t is None else t.to(stats.dtype) for t in (stage.weight, stage.shift))
-    return F.batch_norm(y.to(stats.dtype), stats[0], stats[1], weight, shift, False, 0.0, stage.eps)
-
-
-def activated(y: Tensor, stats: Tensor, stage: Stage) -> Tensor:
-    """Return the activation of the norm of y by PyTorch's operations."""
-    return ACTIVATIONS[stage.act](_normalised(y, stats, stage)).to(y.dtype)
-
-
 @_training.register_fake
 def _(
     x: Tensor,
@@ -276,30 +250,6 @@ def _compute_gradients(
 
 
 _backward = library.custom_op("convblocks::separable_training_backward", _compute_gradients, mutates_args=())
-
-
-_aten = torch.ops.aten
-_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "": lambda g, u: g,
-    "relu": lambda g, u: _aten.threshold_backward(g, u, 0),
-    "relu6": lambda g, u: _aten.hardtanh_backward(g, u, 0, 6),
-    "silu": lambda g, u: _aten.silu_backward(g, u),
-    "gelu": lambda g, u: _aten.gelu_backward(g, u),
-    "gelu_tanh": lambda g, u: _aten.gelu_backward(g, u, approximate="tanh"),
-    "hardswish": lambda g, u: _aten.hardswish_backward(g, u),
-}
-
-
-def norm_backward(dout: Tensor, y: Tensor, stats: Tensor, stage: Stage, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of y and of the norm's weight and shift by PyTorch's operations."""
-    # Below the operator nothing is recorded: torch.autograd.grad has no place here.
-    u = _normalised(y, stats, stage)
-    du = _SLOPES[stage.act](dout.to(u.dtype), u)
-    moved = du * (y.to(u.dtype) - stats[0].view(-1, 1, 1))
-    sums = torch.stack((du.sum((0, 2, 3), dtype=torch.float64), moved.sum((0, 2, 3), dtype=torch.float64)))
-    of = factors(sums, stats, stage, batch, y.numel() // y.shape[1])
-    of_du, of_y, alone = of.table.to(u.dtype)[:, None, :, None, None]
-    return (du * of_du + y.to(u.dtype) * of_y + alone).to(y.dtype), of.weight, of.shift
 
 
 @_backward.register_fake
