@@ -55,7 +55,6 @@ def rows(
     statistics: bool = False,
     part: bool = False,
     skip: bool = False,
-    overlap: bool = False,
     channels: int = 256,
     unit: int = 16,
     tiling: _launch.Tiling | None = None,
@@ -68,7 +67,6 @@ def rows(
     pointers |= dict.fromkeys(("SHIFT", "AROUND", "PART", "PART_WEIGHT", "PART_BIAS"), "fp32")
     constants = {"UNIT": unit, "EVEN_C": channels % chosen.channels == 0, "HAS_BIAS": bias, "STAGES": chosen.stages}
     constants |= {"RUN_ON": chosen.run_on, "HAS_SHIFT": not statistics, "PART_OF": part, "HAS_SKIP": skip}
-    constants["OVERLAP"] = overlap
     constants |= {"STATISTICS": statistics, "BU": chosen.block, "BC": chosen.channels}
     kernel = _kernels_gradients.rows_backward if backward else _kernels.rows_forward
     assembly = _compiled(kernel, pointers, constants, arch, chosen.warps)
@@ -191,9 +189,7 @@ def separable(
     return Build(assembly, chosen.block * out / (32 * chosen.warps), 0)
 
 
-def training(
-    name: str, dtype: str, arch: int, channels: int, out: int, *, skip: bool = False, overlap: bool = False
-) -> Build:
+def training(name: str, dtype: str, arch: int, channels: int, out: int, *, skip: bool = False) -> Build:
     """One of the kernels of a block in training, by its name."""
     kernel = getattr(_kernels_training, name)
     both = name.startswith("pointwise")
@@ -204,7 +200,7 @@ def training(
     pointers = dict.fromkeys(own, SHORT[dtype]) | dict.fromkeys(wide, "fp32")
     pointers |= {f"{base}{end}": "fp32" for base in FLOATS for end in ENDS}
     constants: dict[str, Any] = {"UNIT": 16, "UNIT_O": 16, "STATISTICS": True, "STAGES": _launch_training.STAGES}
-    constants |= {"HAS_SKIP": skip, "OVERLAP": overlap}
+    constants["HAS_SKIP"] = skip
     constants |= {f"HAS{end}": 14 for end in ENDS} | {f"EPS{end}": 1e-5 for end in ENDS}
     constants |= {f"ACT{end}": "relu" for end in ENDS} | {"BP": cut.block}
     constants |= {"BC": power_of_two(channels), "BO": power_of_two(out)}

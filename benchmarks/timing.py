@@ -142,7 +142,7 @@ def environment(device: str) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
             "triton": triton.__version__,
         }
-        if _start.OVERLAP:
+        if _start.overlap(torch.cuda.current_device()):
             found["overlap"] = True
     return found
 

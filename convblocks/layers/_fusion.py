@@ -51,18 +51,21 @@ class Parts(NamedTuple):
 def fused(block: nn.Module, x: Tensor, residual: bool = False) -> Tensor | None:
     """Return the block's output from kernels of whole blocks, or None where its modules are to be called one by one.
 
-    With `residual` x is added to it.
+    With `residual` x is added to it, where it has the shape of the output.
     """
     # What torch.fx hands over is no tensor: a symbolic trace holds the modules.
     if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
     from convblocks import ops
-    from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable
+    from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable, shape_of
 
     if not ops.at_work() or not _could_pay(block, x):
         return None
     found = parts(block)
-    if isinstance(found, str):
+    # Whoever changed a stride since the block was made gets what its modules make of it.
+    if isinstance(found, str) or (
+        residual and shape_of(x, found.depthwise, found.pointwise, *found.where) != tuple(x.shape)
+    ):
         return None
     if not any(found.batch()):
         whole = choose_separable(x, *found.inference())

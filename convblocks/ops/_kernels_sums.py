@@ -15,7 +15,7 @@ import triton.language as tl
 try:
     from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError:
-    # Never called then, see `can_overlap` of `_start`.
+    # Never called then, see `_start.overlap`.
     gdc_launch_dependents = gdc_wait = tl.debug_barrier
 
 # As in `_kernels`: no kernel is made for one size of these.
@@ -24,13 +24,13 @@ COUNTS = ["ROWS", "COLUMNS", "COUNT"]
 
 @triton.jit
 def enter(OVERLAP: tl.constexpr):
-    """With OVERLAP, let programs of the next kernel in, and wait until all that the kernel before wrote can be read.
+    """With OVERLAP, wait until all that the kernel before wrote can be read, and let programs of the next one in.
 
-    Every kernel begins so, before it touches memory: then each is done before the next one but one goes on.
+    Every kernel begins so, before it touches memory. In this order: whoever is let in finds all done but this kernel.
     """
     if OVERLAP:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit

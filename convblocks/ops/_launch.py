@@ -166,16 +166,13 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x (channels_last), of the weight and of the bias.
 
-    `skip`, channels_last, is the gradient of x by another way, and is added to that of x. Where weight and x have a
-    kernel each, `tiling` is of the weight's.
+    `skip`, channels_last, is the gradient of x by another way, and is added to that of x, at stride 1 only. Where
+    weight and x have a kernel each, `tiling` is of the weight's.
     """
     kernel = weight.shape[2], weight.shape[3]
     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
     weight = weight.contiguous()
-    if skip is not None and stride != (1, 1):
-        # Only a map of one row and column keeps its size.
-        out, d_weight, d_bias = backward(dy, x, weight, stride, padding, dilation, has_bias, tiling=tiling)
-        return out.add_(skip), d_weight, d_bias
+    assert skip is None or stride == (1, 1)
     thin = thinned((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
     if thin is not None:
         (rows, columns), inner, rate = thin

@@ -25,7 +25,7 @@ from convblocks.ops._choice import (
     unfit_shape,
 )
 from convblocks.ops._depthwise import channels_last, depthwise_conv2d, empty, pairs, sizes
-from convblocks.ops._direct import plain
+from convblocks.ops._direct import plain, traced
 from convblocks.ops._stage import ACTIVATIONS, Stage
 
 # Up to here the registers and the shared memory of one program suffice.
@@ -84,20 +84,30 @@ def depthwise_separable_conv2d(
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     if choose_separable(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
         return fused_separable(x, depthwise, pointwise, first, second, s, p, d, residual)
-    if residual:
-        require_residual(x, depthwise, pointwise, s, p, d)
     y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
     y = second.rest(F.conv2d(y, pointwise, second.bias))
+    if residual and not traced():
+        _require_same(x, y.shape)
     return x + y if residual else y
+
+
+def shape_of(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[int, ...]:
+    """Return the shape of a block's result."""
+    return x.shape[0], pointwise.shape[0], *sizes(x, depthwise, stride, padding, dilation)
 
 
 def require_residual(
     x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> None:
     """Raise ValueError where a block's result has not the shape of its input."""
-    shape = x.shape[0], pointwise.shape[0], *sizes(x, depthwise, stride, padding, dilation)
+    _require_same(x, shape_of(x, depthwise, pointwise, stride, padding, dilation))
+
+
+def _require_same(x: Tensor, shape: tuple[int, ...]) -> None:
     if x.shape != shape:
-        raise ValueError(f"residual=True needs a result of the shape of x, {tuple(x.shape)}, and it is {shape}")
+        raise ValueError(f"residual=True needs a result of the shape of x, {tuple(x.shape)}, and it is {tuple(shape)}")
 
 
 def fused_separable(
@@ -121,7 +131,8 @@ def fused_separable(
     # No gradient is asked for.
     compute = _compute if plain(low, depthwise, pointwise, *stages[0], *stages[1]) else _separable
     out = compute(low, depthwise, pointwise, *stages, stride, padding, dilation, inside)
-    return x + out if residual and not inside else out
+    # In this order, of which the first decides how the sum lies.
+    return out + x if residual and not inside else out
 
 
 def separable_choice(
@@ -133,7 +144,6 @@ def separable_choice(
     stride: IntPair = 1,
     padding: IntPair = 0,
     dilation: IntPair = 1,
-    residual: bool = False,
 ) -> Choice:
     """Tell whether `depthwise_separable_conv2d` takes its one kernel with these arguments, and why.
 
@@ -148,7 +158,6 @@ def separable_choice(
         stride: one integer or (height, width).
         padding: likewise.
         dilation: likewise.
-        residual: makes no difference.
 
     Examples:
         >>> separable_choice(torch.zeros(1, 8, 4, 4), torch.zeros(8, 1, 3, 3), torch.zeros(16, 8, 1, 1))

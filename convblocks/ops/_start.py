@@ -38,14 +38,18 @@ def options(**named: Any) -> Options:
     return Options({"OVERLAP": False} | named)
 
 
-def overlapping(given: Options) -> Options:
-    """Return the options of a kernel whose programs are let in before the kernel before has ended."""
-    return options(**given | {"OVERLAP": True, "launch_pdl": True})
+def overlap(device: int) -> bool:
+    """Tell whether kernels are started so on a device."""
+    return OVERLAP and _can_overlap(device)
+
+
+@functools.lru_cache(4096)
+def _overlapping(given: Any) -> Options:
+    return Options(given | {"OVERLAP": True, "launch_pdl": True})
 
 
 @functools.lru_cache(64)
-def can_overlap(device: int) -> bool:
-    """Tell whether a device's kernels, and Triton's, can be started so."""
+def _can_overlap(device: int) -> bool:
     if device < 0 or torch.cuda.get_device_capability(device) < (9, 0):
         return False
     from triton.backends.nvidia.compiler import CUDAOptions
@@ -76,8 +80,8 @@ class _Kernel:
 
     def start(self, programs: int, given: tuple[Any, ...], options: Options) -> None:
         device = given[0].get_device()
-        if OVERLAP and can_overlap(device):
-            options = overlapping(options)
+        if overlap(device):
+            options = _overlapping(options)  # pyright: ignore[reportArgumentType] - they have a hash
         # What Triton compiles a kernel for, and no more: dtypes, whether 16 divides an address, the constants.
         kind: list[Any] = [device, options]
         for x in given:

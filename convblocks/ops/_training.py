@@ -32,7 +32,6 @@ def training_choice(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
-    residual: bool = False,
 ) -> Choice:
     """Tell whether the blocks take `separable_training` for these arguments, and why.
 
@@ -45,7 +44,6 @@ def training_choice(
         stride: of the depthwise convolution.
         padding: likewise.
         dilation: likewise.
-        residual: makes no difference.
     """
     obstacle = unfit_block(x, depthwise, pointwise, first, second, stride, padding, dilation)
     if not obstacle and not (first.bias is None and second.bias is None):
@@ -109,13 +107,13 @@ def separable_training(
         >>> out.shape, one.shape, two.shape
         (torch.Size([2, 4, 5, 5]), torch.Size([3, 3]), torch.Size([3, 4]))
     """
-    # Under autocast the weights are float32 still, and so are then their gradients: the kernels take them as they are,
-    # where a cast and its gradient would be four launches a block.
     if residual:
         require_residual(x, depthwise, pointwise, stride, padding, dilation)
+    # Under autocast the weights are float32 still, and so are then their gradients: the kernels take them as they are,
+    # where a cast and its gradient would be four launches a block.
     low = x.to(computed_in(x))
-    # Under autocast x may have more digits than the block, and the sum keeps them.
-    inside = residual and low.dtype == x.dtype
+    # Where x has more digits than the block, the sum keeps them; with a stride no kernel of gradients adds anything.
+    inside = residual and low.dtype == x.dtype and stride == (1, 1)
     affine = first.weight, first.shift, second.weight, second.shift
     known = first.mean, first.variance, second.mean, second.variance
     rest = batch, [first.eps, second.eps], f"{first.act},{second.act}", stride, padding, dilation, inside
@@ -124,7 +122,7 @@ def separable_training(
         out, _, _, stats1, stats2 = call(_compute, _keep, _gradients, *given, *rest)
     else:
         out, _, _, stats1, stats2 = _training(*given, *rest)
-    return x + out if residual and not inside else out, stats1, stats2
+    return out + x if residual and not inside else out, stats1, stats2
 
 
 def _compute(

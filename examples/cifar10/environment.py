@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,17 @@ def hardware(device: str) -> dict[str, Any]:
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = torch.version.cuda
-        if os.environ.get("CONVBLOCKS_OVERLAP") == "1":
+        if _kernels_overlap():
             found["overlap"] = True
     return found
+
+
+def _kernels_overlap() -> bool:
+    if find_spec("triton") is None:
+        return False
+    from convblocks.ops import _start
+
+    return _start.overlap(torch.cuda.current_device())
 
 
 def cpus() -> int:

@@ -20,7 +20,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     pytest.skip("Triton's compiler has another interface before 3.3", allow_module_level=True)
 
 from benchmarks import builds
-from benchmarks.assembly import Assembly
+from benchmarks.assembly import Assembly, compile_kernel
 from convblocks.ops import (
     _kernels,
     _kernels_five,
@@ -263,14 +263,34 @@ def test_every_kernel_waits_for_the_one_before_it(kernel) -> None:
     assert ast.unparse(function.body[1]) == "enter(OVERLAP)"
 
 
-@pytest.mark.parametrize("build", [builds.rows, functools.partial(builds.training, "norm_sums", channels=64, out=64)])
-def test_no_access_to_memory_comes_before_the_wait(build) -> None:
-    names = build("bfloat16", 90, overlap=True).assembly.instructions
+OVERLAPPED = {
+    "rows_forward": builds.rows,
+    "rows_backward": functools.partial(builds.rows, backward=True, skip=True),
+    "rows_forward_5": builds.five,
+    "maps_backward": builds.maps,
+    "gather_forward": builds.gather,
+    "rows_separable": functools.partial(builds.separable, channels=64, out=64),
+    "pointwise_backward": functools.partial(builds.training, "pointwise_backward", channels=64, out=64),
+    "norm_sums": functools.partial(builds.training, "norm_sums", channels=64, out=64),
+}
+
+
+@pytest.mark.parametrize("build", OVERLAPPED.values(), ids=OVERLAPPED)
+def test_no_access_to_memory_comes_before_the_wait(monkeypatch, build) -> None:
+    def overlapping(kernel, kinds, constants, *rest):
+        return compile_kernel(kernel, kinds, constants | {"OVERLAP": True}, *rest)
+
+    monkeypatch.setattr(builds, "compile_kernel", overlapping)
+    assembly = build(dtype="bfloat16", arch=90).assembly
+    names = assembly.instructions
+    first = min(i for i, name in enumerate(names) if name.startswith(("LDG", "STG", "LD.", "ST.")))
     # What `griddepcontrol.wait` and `.launch_dependents` are in machine code.
-    accesses = [i for i, name in enumerate(names) if name.startswith(("LDG", "STG", "LD.", "ST."))]
-    assert names.index("PREEXIT") < accesses[0]
-    assert names.index("ACQBULK") < accesses[0]
-    assert "ACQBULK" not in build("bfloat16", 90).assembly.instructions
+    assert names.index("ACQBULK") < names.index("PREEXIT") < first
+    assert assembly.spills() == 0
+
+
+def test_no_kernel_waits_where_none_is_let_in() -> None:
+    assert not {"ACQBULK", "PREEXIT"} & set(builds.rows("bfloat16", 90).assembly.instructions)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)

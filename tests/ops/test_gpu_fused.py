@@ -111,7 +111,7 @@ def equal(found, expected):
 def test_errors_in_inference_are_no_larger_than_torchs(machine, poisoned, case, dtype):
     given = made(machine, case, dtype)
     with torch.no_grad():
-        assert ops.separable_choice(*given).path == "fused"
+        assert ops.separable_choice(*given[:8]).path == "fused"
     ours, again = infer(given), infer(given)
     torch.use_deterministic_algorithms(False)
     assert torch.equal(ours, again), "differs from run to run"
@@ -136,7 +136,7 @@ TRAINED |= {
 @pytest.mark.parametrize(("case", "batch"), TRAINED.values(), ids=TRAINED)
 def test_errors_in_training_are_no_larger_than_torchs(machine, poisoned, case, batch, dtype):
     given = made(machine, case, dtype, "norm affine")
-    assert ops.training_choice(*given).path == "fused"
+    assert ops.training_choice(*given[:8]).path == "fused"
     dout = like_output(given)
     ours, again = step(given, dout, batch), step(given, dout, batch)
     torch.use_deterministic_algorithms(False)
@@ -154,8 +154,8 @@ def test_float32_without_tf32_takes_single_operations(machine, monkeypatch):
     given = made(machine, CASES["64 to 64"], torch.float32)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     with torch.no_grad():
-        assert ops.separable_choice(*given).path == "triton"
-    assert "TF32" in ops.training_choice(*given).reason
+        assert ops.separable_choice(*given[:8]).path == "triton"
+    assert "TF32" in ops.training_choice(*given[:8]).reason
     assert relative(infer(given), infer(double(given))) < 1e-6
 
 
@@ -182,7 +182,7 @@ def test_inputs_of_any_strides(machine, poisoned, view, dtype):
 def test_a_batch_of_no_images(machine, size, layout):
     given = made(machine, Block((0, 16, size, size), 24, layout=layout), torch.bfloat16)
     assert infer(given).shape == (0, 24, size, size)
-    assert "empty" in ops.training_choice(*given).reason
+    assert "empty" in ops.training_choice(*given[:8]).reason
     block = DepthwiseSeparableConv(16, 24, 3, padding=1, device=machine.device, dtype=torch.bfloat16).eval()
     x = given[0].requires_grad_()
     block(x).sum().backward()
@@ -278,7 +278,7 @@ def test_more_than_two_to_the_31_elements(machine, stride, training):
         return step(of, dout.expand(-1, of[2].shape[0], height, width), (False, False))[:2]
 
     with torch.no_grad():
-        assert ops.separable_choice(*whole).path == "fused"
+        assert ops.separable_choice(*whole[:8]).path == "fused"
     found = call(whole)
     for at in (0, shape[0] // 2, shape[0] - 1):
         part = [x[at : at + 1].clone(memory_format=torch.channels_last), *given[1:]]

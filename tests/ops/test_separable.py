@@ -1,5 +1,7 @@
 """depthwise_separable_conv2d without a GPU: PyTorch's numbers, what torch does with an operator, and the blocks."""
 
+import warnings
+
 import pytest
 import torch
 from torch import library, nn
@@ -267,8 +269,22 @@ def test_a_block_takes_the_operator_by_itself(gpu, monkeypatch):
     assert asked == [1], "gradients take the training step"
 
 
-def test_a_residual_block_leaves_nothing_to_add(gpu, monkeypatch):
-    """Unless a sample may skip the block, which is decided before."""
+@pytest.mark.parametrize(("training", "drop_path"), [(False, 0.0), (False, 0.5), (True, 0.0), (True, 0.5)])
+def test_the_input_is_added_once(monkeypatch, training, drop_path):
+    """By the operator, unless a sample may skip the block, which is decided before."""
+    x = torch.randn(2, 4, 9, 9)
+
+    def fused(block, x, residual=False):
+        return torch.full_like(x, 3.0) + x if residual else torch.full_like(x, 3.0)
+
+    monkeypatch.setattr(_fusion, "fused", fused)
+    block = DepthwiseSeparableConv(4, 4, 3, 1, 1, residual=True, drop_path=drop_path).train(training)
+    kept = (block(x) - x).amax((1, 2, 3))
+    possible = (0.0, 3.0 / (1 - drop_path)) if training and drop_path else (3.0,)
+    assert all(any(abs(one - other) < 1e-5 for other in possible) for one in kept.tolist())
+
+
+def test_a_residual_block_asks_its_operators_to_add_the_input(gpu, monkeypatch):
     monkeypatch.setattr(_choice, "_TABLE", {})
     asked = []
     inference, training = _separable.fused_separable, ops.separable_training
@@ -286,8 +302,30 @@ def test_a_residual_block_leaves_nothing_to_add(gpu, monkeypatch):
         assert asked == expected
         asked.clear()
     block.conv_dw.stride = (2, 2)
-    with ops.backend("triton"), torch.no_grad(), pytest.raises(ValueError, match="needs a result of the shape of x"):
-        block.eval()(x)
+    with ops.backend("triton"), torch.no_grad():
+        assert _fusion.fused(block.eval(), x, residual=True) is None
+
+
+@pytest.mark.usefixtures("operator_everywhere")
+def test_the_sum_lies_channels_last_under_autocast_too():
+    given = arguments(o=4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = ops.depthwise_separable_conv2d(*given, padding=1, residual=True)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_residual_of_an_image_without_a_batch_and_of_a_trace():
+    x, depthwise, pointwise, *_ = arguments(o=4)
+
+    def run(x):
+        return ops.depthwise_separable_conv2d(x, depthwise, pointwise, padding=1, residual=True)
+
+    torch.testing.assert_close(run(x[0]), run(x)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A size that a trace takes down as if it could change.
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        torch.testing.assert_close(torch.jit.trace(run, (x,))(x + 1), run(x + 1))
 
 
 def test_inference_never_takes_the_kernels_of_training(gpu, monkeypatch):

@@ -83,20 +83,20 @@ def test_what_triton_compiles_anew_is_launched_by_triton(monkeypatch, other):
 def test_kernels_overlap_where_it_is_asked_for_and_the_gpu_can(monkeypatch):
     kernel, seen = started(monkeypatch)
     x, options = torch.zeros(64), _start.options(NAME="a", SIZE=2)
-    monkeypatch.setattr(_start, "can_overlap", lambda device: device == x.get_device())
+    monkeypatch.setattr(_start, "_can_overlap", lambda device: device == x.get_device())
     kernel.start(1, (x, x, 5), options)
     monkeypatch.setattr(_start, "OVERLAP", True)
     for _ in range(2):
         kernel.start(1, (x, x, 5), options)
     plain = {"NAME": "a", "SIZE": 2, "OVERLAP": False}
     assert [entry[3:] for entry in seen] == [(plain,), (plain | {"OVERLAP": True, "launch_pdl": True},), ()]
-    monkeypatch.setattr(_start, "can_overlap", lambda device: False)
+    monkeypatch.setattr(_start, "_can_overlap", lambda device: False)
     kernel.start(1, (x, x, 5), options)
     assert count(seen) == {"first": 2, "again": 2}
 
 
 def test_no_kernel_overlaps_on_the_cpu():
-    assert not _start.can_overlap(torch.zeros(1).get_device())
+    assert not _start._can_overlap(torch.zeros(1).get_device())
 
 
 def test_what_is_no_compiled_kernel_is_not_kept(monkeypatch):
