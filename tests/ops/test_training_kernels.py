@@ -21,7 +21,7 @@ CASES = {
     "stride 2": Training((2, 20, 9, 8), 12, (3, 3), (2, 2), (1, 1), dtype="bfloat16"),
     "stride and dilation of 2": Training((2, 12, 10, 9), 20, (3, 3), (2, 2), (2, 2), (2, 2), dtype="float16"),
     "5 x 5": Training((2, 12, 9, 8), 20, (5, 5), (1, 1), (2, 2), dtype="bfloat16"),
-    "5 x 5, dilated": Training((2, 24, 9, 10), 20, (5, 5), (1, 1), (4, 3), (2, 2), dtype="float16"),
+    "5 x 5, dilated": Training((2, 20, 7, 8), 20, (5, 5), (1, 1), (4, 3), (2, 2), dtype="float16"),
     "float32 weights": Training((2, 16, 7, 6), 24, dtype="bfloat16", weights="float32"),
     "float32 weights, 5 x 5": Training((2, 16, 7, 6), 24, (5, 5), (1, 1), (2, 2), dtype="float16", weights="float32"),
     "float32 weights, stride 2": Training((2, 16, 8, 9), 24, (3, 3), (2, 2), dtype="bfloat16", weights="float32"),
@@ -36,7 +36,7 @@ CASES = {
     "residual, no activation, small maps": Training(
         (2, 24, 8, 8), 24, padding=(2, 2), dilation=(2, 2), dtype="float16", act="", residual=True
     ),
-    "residual, 5 x 5": Training((2, 20, 9, 8), 20, (5, 5), padding=(2, 2), dtype="bfloat16", residual=True),
+    "residual, 5 x 5": Training((2, 20, 7, 6), 20, (5, 5), padding=(2, 2), dtype="bfloat16", residual=True),
     "residual, any kernel": Training((2, 12, 9, 8), 12, (3, 7), padding=(1, 3), residual=True),
     "residual, frozen": Training((2, 16, 7, 6), 16, batch=(False, False), residual=True),
     "a mean far from zero": Training((2, 16, 7, 6), 24, offset=30.0, padding=(0, 0)),
