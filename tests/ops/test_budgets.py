@@ -81,15 +81,14 @@ def test_gradients_added_to_another(dtype: str, arch: int) -> None:
     wide(rows.assembly, stores=4, bits=".64")
     assert rows.assembly.warps_at_work() >= 8
     five = builds.five(dtype, arch, skip=True)
-    # Of capability 8.0, which no decision table is of, some; with two rows on their way there would be none.
-    assert five.assembly.spills() <= (100 if arch == 80 else 0)
+    assert five.assembly.spills() == 0
     wide(five.assembly, stores=4, bits=".128" if dtype == "float32" else ".64")
     maps = builds.maps(dtype, arch, skip=True)
     assert maps.assembly.spills() == 0
     wide(maps.assembly, stores=16, bits=".64")
     if (dtype, arch) == ("bfloat16", 90):
         assert rows.an_element() <= 39
-        assert five.an_element() <= 48
+        assert five.an_element() <= 45
         assert maps.an_element() <= 27
 
 
