@@ -81,7 +81,7 @@ def _could_pay(block: nn.Module, x: Tensor) -> bool:
     dw, pw = block._modules.get("conv_dw"), block._modules.get("conv_pw")
     if type(dw) is not DepthwiseConv2d or type(pw) is not nn.Conv2d:
         return True
-    from convblocks.ops import _choice
+    from convblocks.ops import _quick
 
     def cases() -> list[str]:
         from convblocks.ops._separable import separable_case
@@ -89,7 +89,7 @@ def _could_pay(block: nn.Module, x: Tensor) -> bool:
         where = cast("tuple[int, int]", dw.stride), cast("tuple[int, int]", dw.dilation)
         return [separable_case(x, dw.weight, pw.weight, *where, training) for training in (False, True)]
 
-    return _choice.pays(x, (dw.kernel_size, dw.stride, dw.dilation, pw.in_channels, pw.out_channels), cases)
+    return _quick.pays(x, (dw.kernel_size, dw.stride, dw.dilation, pw.in_channels, pw.out_channels), cases)
 
 
 def chained(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ def _looks_for_norms(x: object) -> bool:
     # A symbolic trace hands over no tensor, and holds the modules; torch.compile makes kernels of norms itself.
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cuda:
         return False
-    from convblocks.ops import _choice
+    from convblocks.ops import _quick
 
-    return _choice.norms_at_work() and not _watched_everywhere()
+    return _quick.norms_at_work() and not _watched_everywhere()
 
 
 def _norm_and_act(part: nn.Module, waiting: list[nn.Module], x: Tensor) -> Tensor | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias, cast
@@ -27,14 +26,13 @@ Pair: TypeAlias = tuple[int, int]
 IntPair: TypeAlias = "int | tuple[int, int]"
 
 DECISIONS = Path(__file__).with_name("decisions.json")
-_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 # The oldest of which tests see what its compiler makes of the kernels.
 OLDEST_TRITON = (3, 3)
 _OFFSETS = 2**31
 # Blocks reach past the last position, by less than this.
 POSITIONS = _OFFSETS - 2**24
 _ROWS = 8
-_MOST_ANSWERS = 4096
 _EXPORTED = "an exported program is for every size, and for machines without these operators"
 _current: Backend = "auto"
 
@@ -95,59 +93,9 @@ def at_work() -> bool:
     return _current == "triton" or (_current != "torch" and bool(_TABLE))
 
 
-def norms_at_work() -> bool:
-    """Whether any norm could take a kernel. Asked of every block, it must not take the host's time."""
-    # Once: another thread may set another.
-    name = _current
-    if name in ("torch", "triton"):
-        return name == "triton"
-    known, found = _known(), ("norms", name)
-    if found not in known:
-        cases = [least for measured in _TABLE.values() for key, least in measured.items() if key.startswith("norm ")]
-        known[found] = min((_size(least, name) for least in cases), default=math.inf)
-    return known[found] < math.inf
-
-
-def pays(x: Tensor, about: tuple[Hashable, ...], cases: Callable[[], Iterable[str]]) -> bool:
-    """Whether the table could let an input of four dimensions take a kernel: where not, nothing else need be asked.
-
-    What was found is kept, since to ask it all takes the host longer than a small convolution does.
-
-    Args:
-        x: the input.
-        about: what else the cases depend on.
-        cases: their keys in the table.
-    """
-    name = _current
-    if name in ("torch", "triton"):
-        return name == "triton"
-    # The slow way knows what to do where sizes are not known yet or hidden, and has words for what is no image.
-    if torch.compiler.is_compiling() or _transformed() or traced() or x.dim() != 4 or type(x.numel()) is not int:
-        return True
-    last, device = x.is_contiguous(memory_format=torch.channels_last), x.device
-    cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-    key = name, device, x.dtype, cast, x.shape[1], x.shape[2], last, about
-    known = _known()
-    least = known.get(key)
-    if least is None:
-        fit = not unfit_device(device) and computed_in(x) in _DTYPES
-        measured = _TABLE.get(_capability(device), {}) if fit else {}
-        found = [_size(measured[case], name) for case in cases() if case in measured] if measured else []
-        least = known[key] = min(found, default=math.inf)
-    return x.numel() >= least
-
-
-def _size(least: dict[str, int | None], name: Backend) -> float:
-    found = least.get(name)
-    return math.inf if found is None else found
-
-
-def _known() -> dict[Hashable, float]:
-    """What is known of the table that is in force."""
-    global _answers
-    if _answers[0] is not _TABLE or len(_answers[1]) > _MOST_ANSWERS:
-        _answers = _TABLE, {}
-    return _answers[1]
+def in_force() -> tuple[Backend, Table]:
+    """Return the backend and the table, of this moment: another thread may set another."""
+    return _current, _TABLE
 
 
 def choice(
@@ -193,13 +141,13 @@ def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
     if device:
         return device
     if not torch.compiler.is_compiling():
-        if _transformed():
+        if transformed():
             return "torch.func or forward-mode differentiation is at work"
         # Before sizes are compared, which a trace takes down as if they could change.
         if _current != "triton" and traced():
             return _EXPORTED
     low = computed_in(x)
-    if low not in _DTYPES:
+    if low not in DTYPES:
         return "the dtype is none of float32, float16 and bfloat16"
     for t in others:
         if t is None:
@@ -214,7 +162,7 @@ def unfit(x: Tensor, others: Iterable[Tensor | None]) -> str:
 def computed_in(x: Tensor) -> torch.dtype:
     """Return the dtype that a convolution works in: its input's, or autocast's."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if x.dtype in _DTYPES and torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(kind) if x.dtype in DTYPES and torch.is_autocast_enabled(kind) else x.dtype
 
 
 @torch.compiler.assume_constant_result
@@ -239,7 +187,7 @@ def _unfit_device(device: torch.device) -> str:
     return ""
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     # torch.library has no way to give an operator of Python to these transforms, all at once.
     # Nor has torch a public name, or a type, for whether one of them is under way.
     stack = cast("object", torch._C._functorch.peek_interpreter_stack())  # pyright: ignore[reportAttributeAccessIssue]
@@ -253,7 +201,7 @@ def _exporting() -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _capability(device: torch.device) -> str:
+def capability(device: torch.device) -> str:
     return _capability_of(device)
 
 
@@ -290,7 +238,7 @@ def decide(x: Tensor, path: PathName, find_key: Callable[[], str]) -> Choice:
     name = _current
     if name == "triton":
         return Choice(path, 'the backend is set to "triton"')
-    measured = _TABLE.get(_capability(x.device))
+    measured = _TABLE.get(capability(x.device))
     if measured is None:
         return Choice("torch", "nothing was measured on this kind of GPU")
     if _exporting():
@@ -316,7 +264,7 @@ def case(x: Tensor, kernel: tuple[int, ...], stride: Pair, dilation: Pair, train
     narrow = " narrow" if x.shape[1] * low.itemsize % 16 != 0 else ""
     short = " short" if x.shape[2] < _ROWS * dilation[0] else ""
     return (
-        f"{_DTYPES[low]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout}{narrow}{short} "
+        f"{DTYPES[low]} {kernel[0]}x{kernel[1]} stride {stride[0]}x{stride[1]} {rate} {layout}{narrow}{short} "
         f"{'training' if training else 'inference'}"
     )
 
@@ -337,4 +285,3 @@ def pair(name: str, value: IntPair, minimum: int) -> Pair:
 
 
 _TABLE = read_table(DECISIONS)
-_answers: tuple[Table, dict[Hashable, float]] = _TABLE, {}

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convblocks.ops._choice import IntPair, case, choose, computed_in, pair, pays
+from convblocks.ops._choice import IntPair, case, choose, computed_in, pair
 from convblocks.ops._direct import call, plain
+from convblocks.ops._quick import pays
 
 
 def depthwise_conv2d(

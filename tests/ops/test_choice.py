@@ -13,13 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convblocks import ConvNormAct, DepthwiseSeparableConv, DilatedDownsample, JointDilatedDepthwise, ops
 from convblocks.layers import _fusion
-from convblocks.ops import _choice, _depthwise
+from convblocks.ops import _choice, _depthwise, _quick
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
-    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    monkeypatch.setattr(_choice, "capability", lambda device: "9.0")
     with FakeTensorMode():
         try:
             torch.empty(1, device="cuda:0").add(1)
@@ -248,20 +248,20 @@ def test_answers_are_kept_for_a_table_and_forgotten_with_it(gpu, monkeypatch):
     x = torch.empty(2, 8, 4, 4, device=gpu)
     for least, expected in ((256, True), (257, False), (None, False)):
         monkeypatch.setattr(_choice, "_TABLE", {"9.0": {"a case": {"auto": least, "graph": 1}}})
-        assert [_choice.pays(x, (1,), cases) for _ in range(2)] == [expected] * 2
+        assert [_quick.pays(x, (1,), cases) for _ in range(2)] == [expected] * 2
         with ops.backend("graph"):
-            assert _choice.pays(x, (1,), cases)
+            assert _quick.pays(x, (1,), cases)
     assert len(asked) == 6
-    monkeypatch.setattr(_choice, "_MOST_ANSWERS", 3)
+    monkeypatch.setattr(_quick, "_MOST_ANSWERS", 3)
     for number in range(9):
-        _choice.pays(x, (number,), cases)
-    assert len(_choice._known()) <= 4
+        _quick.pays(x, (number,), cases)
+    assert len(_quick._known(_choice._TABLE)) <= 4
 
 
 def test_the_quick_question_steps_aside_for_transforms(monkeypatch):
     monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
     with ops.backend("auto"):
-        found = torch.vmap(lambda x: x * _choice.pays(x, (), list))(torch.ones(2, 1, 3, 4, 4))
+        found = torch.vmap(lambda x: x * _quick.pays(x, (), list))(torch.ones(2, 1, 3, 4, 4))
     assert torch.equal(found, torch.ones(2, 1, 3, 4, 4))
 
 
@@ -274,9 +274,9 @@ def test_an_answer_is_of_the_backend_that_asked(gpu, monkeypatch):
         monkeypatch.setattr(_choice, "_current", "torch")
         return ["a case"]
 
-    assert _choice.pays(x, (), cases)
+    assert _quick.pays(x, (), cases)
     monkeypatch.setattr(_choice, "_current", "auto")
-    assert _choice.pays(x, (), cases)
+    assert _quick.pays(x, (), cases)
 
 
 def test_one_image_without_a_batch_is_left_to_torch(gpu, monkeypatch):

@@ -144,7 +144,7 @@ def test_the_table_leaves_the_sizes_of_an_export_open(monkeypatch, strict):
     case = "float32 3x3 stride 1x1 undilated contiguous"
     table = {f"{case} {rest}": {"auto": 1} for rest in ("inference", "short inference")}
     monkeypatch.setattr(_choice, "_TABLE", {"9.0": table})
-    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    monkeypatch.setattr(_choice, "capability", lambda device: "9.0")
     layer, x = Layer().eval().requires_grad_(False), torch.randn(2, 4, 6, 5)
     sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
     with ops.backend("auto"):
@@ -241,7 +241,7 @@ def test_a_batch_of_gradients_goes_by_the_operators(operator_everywhere):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
 def test_a_trace_is_for_every_machine(monkeypatch):
     monkeypatch.setattr(_choice, "unfit_device", lambda device: "")
-    monkeypatch.setattr(_choice, "_capability", lambda device: "9.0")
+    monkeypatch.setattr(_choice, "capability", lambda device: "9.0")
     case = "float32 3x3 stride 1x1 undilated contiguous short"
     monkeypatch.setattr(_choice, "_TABLE", {"9.0": {f"{case} inference": {"auto": 1, "graph": 1}}})
     x, weight, _ = (t.detach() for t in arguments(torch.float32))

@@ -9,7 +9,7 @@ from torch import library, nn
 
 from convblocks import ConvNormAct, DilatedDownsample, JointDilatedDepthwise, ops
 from convblocks.layers import _fusion
-from convblocks.ops import Stage, _choice, _norm_training
+from convblocks.ops import Stage, _choice, _norm_training, _quick
 from convblocks.ops._stage import ACTIVATIONS
 from tests.ops.separable_worker import norm_errors
 from tests.ops.test_separable_kernels import processes as processes
@@ -153,14 +153,14 @@ def test_blocks_ask_where_a_norm_was_decided_for_a_kernel(monkeypatch):
     ):
         monkeypatch.setattr(_choice, "_TABLE", table)
         with ops.backend("auto"):
-            assert not _choice.norms_at_work()
+            assert not _quick.norms_at_work()
         for _ in range(2):
             with ops.backend("graph"):
-                assert _choice.norms_at_work() == expected
+                assert _quick.norms_at_work() == expected
         with ops.backend("triton"):
-            assert _choice.norms_at_work()
+            assert _quick.norms_at_work()
         with ops.backend("torch"):
-            assert not _choice.norms_at_work()
+            assert not _quick.norms_at_work()
 
 
 def test_cases_are_told_apart():
