@@ -57,15 +57,13 @@ def fused(block: nn.Module, x: Tensor, residual: bool = False) -> Tensor | None:
     if not isinstance(cast("object", x), Tensor) or not x.is_cuda:
         return None
     from convblocks import ops
-    from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable, shape_of
+    from convblocks.ops._separable import GRADIENTS, choose_separable, fused_separable
 
     if not ops.at_work() or not _could_pay(block, x):
         return None
     found = parts(block)
     # Whoever changed a stride since the block was made gets what its modules make of it.
-    if isinstance(found, str) or (
-        residual and shape_of(x, found.depthwise, found.pointwise, *found.where) != tuple(x.shape)
-    ):
+    if isinstance(found, str) or (residual and not _keeps_shape(found, x)):
         return None
     if not any(found.batch()):
         whole = choose_separable(x, *found.inference())
@@ -74,6 +72,12 @@ def fused(block: nn.Module, x: Tensor, residual: bool = False) -> Tensor | None:
         if whole.reason != GRADIENTS:
             return None
     return _train(found, x, residual) if _trained(found, x).path == "fused" else None
+
+
+def _keeps_shape(found: Parts, x: Tensor) -> bool:
+    from convblocks.ops._separable import shape_of
+
+    return x.dim() == 4 and shape_of(x, found.depthwise, found.pointwise, *found.where) == tuple(x.shape)
 
 
 def _could_pay(block: nn.Module, x: Tensor) -> bool:

@@ -301,6 +301,8 @@ def test_a_residual_block_asks_its_operators_to_add_the_input(gpu, monkeypatch):
             assert block.train()(x).shape == x.shape
         assert asked == expected
         asked.clear()
+    with ops.backend("triton"), torch.no_grad():
+        assert _fusion.fused(block.eval(), x[0], residual=True) is None, "an image without a batch"
     block.conv_dw.stride = (2, 2)
     with ops.backend("triton"), torch.no_grad():
         assert _fusion.fused(block.eval(), x, residual=True) is None
