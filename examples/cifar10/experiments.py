@@ -206,7 +206,8 @@ class Experiments:
         for job in running:
             assert job.process is not None
             if job.process.poll() is None:
-                job.process.send_signal(signal.SIGINT)
+                # Where this one runs in the background of a shell, SIGINT is ignored by whoever has no handler yet.
+                job.process.terminate()
         limit = time.monotonic() + SAVING
         for job in running:
             assert job.process is not None

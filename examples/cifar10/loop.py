@@ -73,13 +73,16 @@ class Loop:
             at = ", already finished"
         print(f"results   {self.folder.path}{at}", flush=True)
 
-    def go(self, batches: Batches, val: ImageSet | None, test: ImageSet, *, views: bool = True) -> int:
+    def go(
+        self, batches: Batches, val: ImageSet | None, test: ImageSet, stop: StopRequest, *, views: bool = True
+    ) -> int:
         """Train to the last epoch, or until a signal asks to stop.
 
         Args:
             batches: Training images.
             val: Held-out images, classified after each epoch; None where all are trained on.
             test: Test images, the same; without held-out ones after the last epoch alone.
+            stop: Says whether one has.
             views: Classify those with test-time augmentation too, after the last epoch.
 
         Returns:
@@ -89,33 +92,32 @@ class Loop:
             RunError: The loss is not finite, or a file cannot be written.
         """
         run, epochs = self.run, self.run.recipe.epochs
-        with StopRequest() as stop:
-            start = run.progress.epoch, run.progress.step
-            if run.progress.epoch < epochs:
-                run.prepare(*batches[start[0], 0])
-            source = batches.stream(epochs, start)
-            try:
-                while run.progress.epoch < epochs:
-                    run.train_epoch(source, stop, bar=sys.stderr.isatty() and run.parallel.first)
-                    row = run.finish_epoch(val, test, stop)
-                    self._keep_best()
-                    if time.monotonic() - self._saved > self.save_every:
-                        self._save()
-                    if run.parallel.first:
-                        print(_epoch_line(row, epochs), flush=True)
-                if start[0] < epochs:
+        start = run.progress.epoch, run.progress.step
+        if run.progress.epoch < epochs:
+            run.prepare(*batches[start[0], 0])
+        source = batches.stream(epochs, start)
+        try:
+            while run.progress.epoch < epochs:
+                run.train_epoch(source, stop, bar=sys.stderr.isatty() and run.parallel.first)
+                row = run.finish_epoch(val, test, stop)
+                self._keep_best()
+                if time.monotonic() - self._saved > self.save_every:
                     self._save()
-                averaged = self._test_time_augmentation(test, stop) if views else {}
-            except Interrupted:
-                run.gather()
-                self._save()
                 if run.parallel.first:
-                    self._say_interrupted()
-                return EXIT_STATUS
+                    print(_epoch_line(row, epochs), flush=True)
+            if start[0] < epochs:
+                self._save()
+            averaged = self._test_time_augmentation(test, stop) if views else {}
+        except Interrupted:
+            run.gather()
+            self._save()
             if run.parallel.first:
-                self._save_results(averaged)
-                self._draw_curves()
-                self._say_finished(averaged)
+                self._say_interrupted()
+            return EXIT_STATUS
+        if run.parallel.first:
+            self._save_results(averaged)
+            self._draw_curves()
+            self._say_finished(averaged)
         return 0
 
     def _test_time_augmentation(self, test: ImageSet, stop: StopRequest) -> dict[str, dict[str, float]]:

@@ -26,6 +26,7 @@ from checkpoint import require_same
 from devices import Device
 from engine import Run
 from errors import RunError, UsageError
+from interrupt import StopRequest
 from loop import Loop
 from mixing import Mix
 from order import Order
@@ -142,9 +143,11 @@ def _train(arguments: argparse.Namespace, words: Sequence[str], device: Device, 
         require_same(path / LAST, {"validation": True, **state.get("identity", {})}, identity)
         run.load_state(state)
     loop = Loop(run, folder, identity, config, arguments.save_every)
-    loop.start(dataset.classes, batches, resumed=resume)
     views = arguments.test_time_augmentation and dataset.mirrored
-    status = loop.go(batches, val_set, dataset.test, views=views)
+    # From before the run is announced: whoever reads that may ask it to stop.
+    with StopRequest() as stop:
+        loop.start(dataset.classes, batches, resumed=resume)
+        status = loop.go(batches, val_set, dataset.test, stop, views=views)
     if status == 0 and arguments.report and job.first:
         _report(path, None if dataset.name == sources.DIGITS else arguments.data_dir, device)
     return status

@@ -26,7 +26,7 @@ with open(folder / "calls", "a") as file:
 if given.behave == "fail" or (given.behave == "fail-with-graph" and given.graph):
     sys.exit("train.py: error: so it is")
 if given.behave == "wait":
-    signal.signal(signal.SIGINT, lambda *_: (folder.joinpath("last.pt").touch(), sys.exit(130)))
+    signal.signal(signal.SIGTERM, lambda *_: (folder.joinpath("last.pt").touch(), sys.exit(130)))
     while True:
         time.sleep(0.05)
 metrics = {

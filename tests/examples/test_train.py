@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import engine
+import loop
 import models
 import numpy as np
 import pytest
@@ -269,6 +271,28 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_uninterrupted(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     config = read(tmp_path / "parts" / "config.json")
     assert [(note["epoch"], note["step"]) for note in config["resumed"]] == [(epoch, made + 1)]
+
+
+def test_a_request_to_stop_counts_from_the_announcement_on(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the background of a shell, SIGINT is ignored by whoever has no handler yet."""
+    begin = loop.Loop.start
+
+    def announced(self: loop.Loop, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop.Loop, "start", announced)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert train() == 130
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "last.pt").exists()
+    assert train("--resume") == 0
 
 
 def test_interrupt_between_evaluation_and_the_next_epoch_loses_nothing(
