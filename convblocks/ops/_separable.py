@@ -83,6 +83,8 @@ def depthwise_separable_conv2d(
     first, second = _checked("first", first), _checked("second", second)
     s, p, d = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     if choose_separable(x, depthwise, pointwise, first, second, s, p, d).path == "fused":
+        if residual:
+            require_residual(x, depthwise, pointwise, s, p, d)
         return fused_separable(x, depthwise, pointwise, first, second, s, p, d, residual)
     y = first.rest(depthwise_conv2d(x, depthwise, first.bias, s, p, d))
     y = second.rest(F.conv2d(y, pointwise, second.bias))
@@ -122,8 +124,6 @@ def fused_separable(
     residual: bool = False,
 ) -> Tensor:
     """Compute the block by its one kernel, which is known to take these arguments."""
-    if residual:
-        require_residual(x, depthwise, pointwise, stride, padding, dilation)
     stages = first.tensors(), second.tensors(), [first.eps, second.eps], f"{first.act},{second.act}"
     low = x.to(computed_in(x))
     # Under autocast x may have more digits than the block, and the sum keeps them.
